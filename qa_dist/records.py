@@ -56,6 +56,8 @@ class Example:
     target: Target
     answers: tuple[str, ...]
     """All references for scoring, as the official script sees them; empty: unanswerable (SQuAD 2.0)."""
+    rule: str
+    """Scoring rule of text/metrics.py: "squad_v1", "squad_v2" or "coqa"."""
     group: str
     """The unit of held-out splits and of the bootstrap: article title, story id."""
     facets: dict[str, str] = field(default_factory=dict)
