@@ -1,18 +1,25 @@
-"""Every setting of an experiment: frozen dataclasses with defaults, units and checks. Defaults live here only.
+"""Every setting of an experiment: frozen dataclasses with defaults, units and checks.
 
-A recipe is loaded as defaults <- YAML file <- command line (see recipe_loading.py). Nothing here reads files or
-imports torch. A check returns sentences, so that all that is wrong is said at once.
+Defaults live here only. A recipe is loaded as defaults <- YAML file <- command line (see
+recipe_loading.py). Nothing here reads files or imports torch. A check returns sentences that
+start with the full key, so that all that is wrong is said at once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 TASKS = ("squad", "coqa")
 HEADS = ("span",)
 PRECISIONS = ("bf16", "fp32")
 BAD_RECORD_POLICIES = ("skip", "stop")
 EVALUATE_WHEN = ("at_end",)
+WHERE = ("process", "local", "slurm")
+MAX_TEXT_CHARS = 4096  # Linux's PATH_MAX: longer than any path that can be opened
 
 
 @dataclass(frozen=True)
@@ -20,15 +27,15 @@ class Source:
     """One dataset: where its training and dev questions come from."""
 
     task: str = ""
-    """How the files are read and scored: "squad" (SQuAD 1.1 and 2.0 JSON, or a hub name) or "coqa"."""
+    """How files are read and scored: "squad" (SQuAD 1.1 and 2.0 JSON, or a hub name) or "coqa"."""
     train: str = ""
-    """A local JSON file, or a hub dataset's name such as "rajpurkar/squad_v2" (its split "train")."""
+    """A local JSON file, or a hub dataset's name such as "rajpurkar/squad_v2" (split "train")."""
     dev: str = ""
-    """As `train` (a hub dataset's split "validation"). Empty: `dev_fraction` of the training groups."""
+    """As `train` (a hub dataset's "validation"). Empty: `dev_fraction` of the training groups."""
     dev_fraction: float = 0.0
-    """Share of the training file's groups (articles, stories) that become the dev split; needs an empty `dev`."""
+    """Share of the training groups (articles, stories) that become the dev split, without `dev`."""
     heldout_fraction: float = 0.0
-    """Share of the training groups kept out of training to tune the no-answer threshold on; 0: not tuned."""
+    """Share of the training groups kept out to tune the no-answer threshold on; 0: not tuned."""
     max_train_examples: int = 0
     """Train on so many questions, drawn at random without replacement; 0: all."""
     max_dev_examples: int = 0
@@ -46,13 +53,13 @@ class Data:
     window_overlap_tokens: int = 128
     """Context tokens that two windows in a row share."""
     max_question_tokens: int = 64
-    """Question with its history; the oldest tokens of the history go first, the current question stays."""
+    """Question with its history; the history's oldest tokens go first, the question stays."""
     history_turns: int = 2
     """Earlier question-answer pairs shown before the question (CoQA)."""
     on_bad_record: str = "skip"
     """"skip": drop, count and report records that can't be used; "stop": an error at the first."""
     num_shards: int = 0
-    """Files that each split is prepared in, one array element each; 0: as many as run at once here."""
+    """Files that each split is prepared in, one array element each; 0: as many as run at once."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +67,15 @@ class Model:
     """The encoder (a value, never a file) and its head."""
 
     name: str = ""
-    """A hub name such as "bert-base-uncased", or a folder with config.json, safetensors and tokenizer files."""
+    """A hub name ("bert-base-uncased"), or a folder: config.json, safetensors, tokenizer files."""
     head: str = "span"
     """"span": start and end logits over the tokens, and logits for the task's answer classes."""
     lower_case: bool | None = None
-    """Tell the tokenizer to lower-case (or not); None: what the model's own files say. SpanBERT needs false."""
+    """Whether the tokenizer lower-cases; None: what the model's files say. SpanBERT needs false."""
     attention_dropout: float | None = 0.0
-    """Dropout of attention weights; 0 keeps the fast attention kernels; None: what the model's own config says."""
+    """Dropout of attention weights; 0 keeps fast kernels; None: what the model's config says."""
     hidden_dropout: float | None = None
-    """Dropout of hidden states; None: what the model's own config says."""
+    """Dropout of hidden states; None: what the model's config says."""
 
 
 @dataclass(frozen=True)
@@ -145,14 +152,207 @@ class Profile:
 
     name: str = ""
     where: str = "local"
-    """"process": all in this very process; "local": processes of this machine; "slurm": a cluster's jobs."""
+    """"process": this very process; "local": processes of this machine; "slurm": cluster jobs."""
     gpus_per_node: int = -1
     """GPUs to use on each node; -1: all that this machine has."""
     ranks_per_node: int = 0
     """Training processes on each node; 0: one per GPU, or one where there is none."""
     max_parallel: int = 0
-    """Array elements that run at once; 0: as many as this machine has cores (GPUs, where a stage uses one)."""
+    """Array elements that run at once; 0: one per core (per GPU, where a stage uses one)."""
     timeout_min: int = 10_000
     """Longest time for one job, in minutes."""
     recipe_defaults: dict[str, str] = field(default_factory=dict)
-    """Recipe settings that this profile changes unless the command line gives them, e.g. {"train.max_steps": "2"}."""
+    """Recipe settings that the command line may still change, e.g. {"train.max_steps": "2"}."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a number may be; an open bound is not itself let in."""
+
+    low: float
+    high: float
+    what: str
+    low_open: bool = False
+    high_open: bool = False
+
+    def holds(self, value: float) -> bool:
+        low = value > self.low if self.low_open else value >= self.low
+        high = value < self.high if self.high_open else value <= self.high
+        return low and high  # both False for nan
+
+    def __str__(self) -> str:
+        low = f"more than {self.low}" if self.low_open else f"at least {self.low}"
+        high = f"less than {self.high}" if self.high_open else f"at most {self.high}"
+        return f"{self.what}, {low} and {high}"
+
+
+_SHARE = Limits(0, 1, "a share", high_open=True)
+_DROPOUT = Limits(0, 1, "a probability", high_open=True)
+_MANY = 10**9  # of steps or examples: more than anyone has, and it still fits where int32 is used
+_SEED = Limits(0, 2**32 - 1, "a whole number")
+
+LIMITS = {
+    "sources.dev_fraction": _SHARE,
+    "sources.heldout_fraction": _SHARE,
+    "sources.max_train_examples": Limits(0, _MANY, "a number of questions"),
+    "sources.max_dev_examples": Limits(0, _MANY, "a number of questions"),
+    "sources.subset_seed": _SEED,
+    "data.max_length_tokens": Limits(8, 65536, "a number of tokens"),
+    "data.window_overlap_tokens": Limits(0, 65536, "a number of tokens"),
+    "data.max_question_tokens": Limits(1, 65536, "a number of tokens"),
+    "data.history_turns": Limits(0, 1000, "a number of turns"),
+    "data.num_shards": Limits(0, 99999, "a number of files"),
+    "model.attention_dropout": _DROPOUT,
+    "model.hidden_dropout": _DROPOUT,
+    "train.epochs": Limits(0, 10000, "a number of passes", low_open=True),
+    "train.max_steps": Limits(0, _MANY, "a number of steps"),
+    "train.batch_windows": Limits(1, 1_000_000, "a number of windows"),
+    "train.micro_batch_tokens": Limits(8, _MANY, "a number of tokens"),
+    "train.min_micro_batches_per_step": Limits(1, 1_000_000, "a number of micro-batches"),
+    "train.learning_rate": Limits(0, 1, "a rate", low_open=True, high_open=True),
+    "train.warmup_steps": Limits(0, _MANY, "a number of steps"),
+    "train.warmup_fraction": _SHARE,
+    "train.weight_decay": Limits(0, 1, "a rate", high_open=True),
+    "train.adam_epsilon": Limits(0, 1, "a number", low_open=True, high_open=True),
+    "train.clip_norm": Limits(0, 1e6, "a gradient norm"),
+    "train.seed": _SEED,
+    "train.checkpoint_every_steps": Limits(1, _MANY, "a number of steps"),
+    "train.keep_checkpoints": Limits(1, 100_000, "a number of checkpoints"),
+    "train.log_every_steps": Limits(1, _MANY, "a number of steps"),
+    "train.validation_windows": Limits(0, _MANY, "a number of windows"),
+    "evaluation.n_best": Limits(1, 1000, "a number of candidates"),
+    "evaluation.max_answer_tokens": Limits(1, 65536, "a number of tokens"),
+    "evaluation.batch_tokens": Limits(8, _MANY, "a number of tokens"),
+    "evaluation.num_resamples": Limits(1, 1_000_000, "a number of resamples"),
+    "profile.gpus_per_node": Limits(-1, 64, "a number of GPUs (-1: all)"),
+    "profile.ranks_per_node": Limits(0, 1024, "a number of processes"),
+    "profile.max_parallel": Limits(0, 100_000, "a number of array elements"),
+    "profile.timeout_min": Limits(1, 527_040, "a number of minutes"),
+}
+CHOICES = {
+    "sources.task": TASKS,
+    "data.on_bad_record": BAD_RECORD_POLICIES,
+    "model.head": HEADS,
+    "train.precision": PRECISIONS,
+    "evaluation.when": EVALUATE_WHEN,
+    "profile.where": WHERE,
+}
+
+
+def check_recipe(recipe: Recipe) -> list[str]:
+    """Return a sentence for each thing wrong with `recipe`; it starts with `<full key>=<value>`."""
+    faults = [*_check_sources(recipe)]
+    for section in ("data", "model", "train", "evaluation"):
+        faults += _check_fields(f"{section}.", section, getattr(recipe, section))
+    if not recipe.model.name:
+        faults.append("model.name=: expected a hub name or a folder; give model.name=...")
+    return [*faults, *_check_windowing(recipe.data), *_check_steps(recipe)]
+
+
+def check_profile(profile: Profile) -> list[str]:
+    """Return a sentence for each thing wrong with `profile`, `recipe_defaults` left out."""
+    faults = [*_check_fields("", "profile", profile)]
+    if profile.where == "process" and profile.ranks_per_node > 1:
+        given = f"ranks_per_node={profile.ranks_per_node}"
+        faults.append(f"{given}: expected 0 or 1 with where=process; use where=local for more")
+    return faults
+
+
+def text_fault(text: str) -> str:
+    """Return why `text` can't be a value ("" if it can): values end up in logs, JSON and jobs."""
+    if len(text) > MAX_TEXT_CHARS:
+        return f"expected at most {MAX_TEXT_CHARS} characters, not {len(text)}"
+    # Cc, Cf: control and invisible ones; Zl, Zp: line ends; Cs: half a surrogate, can't be written
+    if any(unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs") for c in text):
+        return "expected no line breaks, control or invisible characters"
+    return ""
+
+
+def show_value(value: object) -> str:
+    """Return `value` for a message: on one line, and no longer than a line."""
+    text = "null" if value is None else str(value)
+    shown = repr(text) if text_fault(text[:MAX_TEXT_CHARS]) else text
+    return shown if len(shown) <= 80 else shown[:60] + "..." + shown[-10:]
+
+
+def _check_fields(prefix: str, section: str, part: Any) -> Iterator[str]:
+    for item in fields(part):
+        value = getattr(part, item.name)
+        table_key = f"{section}.{item.name}"
+        given = f"{prefix}{item.name}={show_value(value)}"
+        limits, choices = LIMITS.get(table_key), CHOICES.get(table_key)
+        if isinstance(value, str) and (fault := text_fault(value)):
+            yield f"{given}: {fault}"
+        elif choices and value not in choices:
+            yield f"{given}: expected one of {', '.join(choices)}"
+        elif limits and value is not None and not (math.isfinite(value) and limits.holds(value)):
+            yield f"{given}: expected {limits}"
+
+
+def _check_sources(recipe: Recipe) -> Iterator[str]:
+    if not recipe.sources:
+        yield "sources=[]: expected one source; give sources.0.task=..., .train=... and .dev=..."
+    if len(recipe.sources) > 1 and recipe.model.head == "span":
+        given = f"sources=[{len(recipe.sources)} of them]"
+        yield f"{given}: expected exactly one with model.head=span; make a recipe for each"
+    for index, source in enumerate(recipe.sources):
+        key = f"sources.{index}"
+        yield from _check_fields(f"{key}.", "sources", source)
+        if not source.train:
+            yield f"{key}.train=: expected a JSON file or a hub name; give {key}.train=..."
+        if not source.dev and source.dev_fraction == 0:
+            yield (
+                f"{key}.dev=: expected a JSON file or a hub name to evaluate on; give it, or"
+                f" {key}.dev_fraction=0.1 to split the training groups"
+            )
+        if source.dev and source.dev_fraction > 0:
+            given = f"{key}.dev_fraction={source.dev_fraction}"
+            yield f"{given}: expected 0 where {key}.dev is given; leave one of the two out"
+        if source.dev_fraction + source.heldout_fraction >= 1:
+            yield (
+                f"{key}.heldout_fraction={source.heldout_fraction}: expected less than 1 together"
+                f" with {key}.dev_fraction={source.dev_fraction}; lower one, to leave some to train"
+            )
+
+
+def _check_windowing(data: Data) -> Iterator[str]:
+    """The limits of text/windows.py, said before anything is tokenised."""
+    length, overlap = data.max_length_tokens, data.window_overlap_tokens
+    if overlap >= length:
+        yield (
+            f"data.window_overlap_tokens={overlap}: expected less than"
+            f" data.max_length_tokens={length}; lower it (a third of the length is usual)"
+        )
+        return
+    # beside the question: 4 special tokens at most (RoBERTa), the overlap, and new context tokens
+    new_tokens = max(1, (length - overlap) // 8)
+    limit = length - 4 - overlap - new_tokens
+    if limit < data.max_question_tokens:
+        yield (
+            f"data.max_question_tokens={data.max_question_tokens}: expected at most {limit} with"
+            f" data.max_length_tokens={length} and data.window_overlap_tokens={overlap}, as 4"
+            f" special and {new_tokens} new context tokens must fit too; lower it or the overlap"
+        )
+
+
+def _check_steps(recipe: Recipe) -> Iterator[str]:
+    train, length = recipe.train, recipe.data.max_length_tokens
+    if train.min_micro_batches_per_step > train.batch_windows:
+        yield (
+            f"train.min_micro_batches_per_step={train.min_micro_batches_per_step}: expected at most"
+            f" train.batch_windows={train.batch_windows}, as each holds a window; lower it"
+        )
+    if 0 < train.max_steps <= train.warmup_steps:
+        yield (
+            f"train.warmup_steps={train.warmup_steps}: expected less than"
+            f" train.max_steps={train.max_steps}, or the rate never reaches its height; lower it"
+        )
+    for key, tokens in (
+        ("train.micro_batch_tokens", train.micro_batch_tokens),
+        ("evaluation.batch_tokens", recipe.evaluation.batch_tokens),
+    ):
+        if tokens < length:
+            yield (
+                f"{key}={tokens}: expected at least data.max_length_tokens={length}, as one window"
+                " must fit; raise it, or lower the length"
+            )

@@ -1,8 +1,9 @@
-"""The micro-world's conversations: questions about a story, each with its answer and where that stands.
+"""The micro-world's conversations: questions about a story, their answers, and the evidence.
 
-In: a `random.Random` and a Story. Out: Turns. A turn is asked in full ("Where does Anna live?") or leans
-on the conversation ("Where does she keep it?", "And Tom?"); what it leans on was said in one of the two
-turns before it, and a pronoun means the person who was named last. Knows nothing of JSON or tokens.
+In: a `random.Random` and a Story. Out: Turns. A turn is asked in full ("Where does Anna live?") or
+leans on the conversation ("Where does she keep it?", "And Tom?"); what it leans on was said in one
+of the two turns before it, and a pronoun means the person who was named last. Knows nothing of
+JSON or tokens.
 """
 
 from __future__ import annotations
@@ -85,6 +86,19 @@ def make_turns(rng: random.Random, story: Story, num_turns: int) -> list[Turn]:
     return turns
 
 
+def write_question(
+    rng: random.Random, story: Story, person: str, topic: Topic, is_pronoun: bool = False
+) -> str:
+    """Return a question for the topic's slot of a person, by name or by pronoun."""
+    fact = story.find(person, topic[0])
+    return pick(rng, QUESTIONS[topic]).format(
+        s=pronoun(person) if is_pronoun else person,
+        p=possessive(person) if is_pronoun else f"{person}'s",
+        p_own=possessive(person),
+        **(fact.values if fact else {}),
+    )
+
+
 def _ask_it(rng: random.Random, memory: _Memory) -> Turn | None:
     """Ask what colour it is, where it is, what it is called."""
     fact = memory.thing
@@ -120,13 +134,7 @@ def _ask_person(rng: random.Random, story: Story, memory: _Memory) -> Turn | Non
     topic = pick(rng, untold if not told or rng.random() < 0.17 else told)
     if (person, topic) in memory.asked:
         return None
-    fact = story.find(person, topic[0])
-    question = pick(rng, QUESTIONS[topic]).format(
-        s=pronoun(person) if is_pronoun else person,
-        p=possessive(person) if is_pronoun else f"{person}'s",
-        p_own=possessive(person),
-        **(fact.values if fact else {}),
-    )
+    question = write_question(rng, story, person, topic, is_pronoun)
     if topic in PERSON_TOPICS:
         memory.topic, memory.topic_age = topic, 0
     else:
@@ -135,7 +143,7 @@ def _ask_person(rng: random.Random, story: Story, memory: _Memory) -> Turn | Non
 
 
 def _ask_yes_no(rng: random.Random, story: Story, memory: _Memory) -> Turn | None:
-    """Ask whether something is so; a false value is taken from another person where there is one."""
+    """Ask whether something is so; a false value often is another person's."""
     person, is_pronoun = _choose_person(rng, story, memory)
     told = [topic for topic in YES_NO if story.find(person, topic[0])]
     if not told:
@@ -187,7 +195,7 @@ def _ask_who(rng: random.Random, story: Story, memory: _Memory) -> Turn | None:
 
 
 def _choose_person(rng: random.Random, story: Story, memory: _Memory) -> tuple[str, bool]:
-    """Return a person, and whether a pronoun is enough: mostly the one named in the last two turns."""
+    """Return a person, mostly who was named of late, and whether a pronoun is enough."""
     if memory.person_age <= 2 and rng.random() < 0.65:
         return memory.person, True
     return pick(rng, story.people), False
@@ -202,6 +210,8 @@ def _plain_turn(
         memory.name_person(person)
     fact = story.find(person, topic[0])
     if fact is None:
+        if topic[1] in ("animal", "thing"):
+            memory.thing = None
         return Turn(question, "unknown", None, topic, is_complete)
     answer = fact.values[topic[1]]
     if topic[1] == "friend":

@@ -1,7 +1,8 @@
-"""The micro-world's stories: three people, eight or nine facts about them, in simple English.
+"""The micro-world's stories: three people and what is told of them, in simple English.
 
-In: a `random.Random`. Out: a Story, which knows where in its text each fact stands. Only `.random()` is
-drawn from the generator, so that a seed gives the same bytes on every Python. Knows nothing of questions.
+In: a `random.Random`. Out: a Story, which knows where in its text each fact stands. Only
+`.random()` is drawn from the generator, so that a seed gives the same bytes on every Python.
+Knows nothing of questions.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from qa_dist.sample.words import CLOSERS, MEN, OPENERS, RELATIONS, SOURCES, VALUES, WOMEN
+from qa_dist.sample.words import CLOSERS, MEN, OPENERS, RELATIONS, VALUES, WOMEN
 
 Item = TypeVar("Item")
 
@@ -55,12 +56,14 @@ class Story:
         return found.start()
 
 
-
-def make_story(rng: random.Random, source: str, num_facts: int = 9) -> Story:
-    """Return a story in the manner of one of CoQA's sources."""
+def make_story(
+    rng: random.Random, source: str, num_facts: int = 9, has_frame: bool = True
+) -> Story:
+    """Return a story in the manner of one of CoQA's sources; its frame is how it opens and ends."""
     people = _cast(rng)
     told = _tellings(rng, people, num_facts)
-    text = pick(rng, OPENERS[source]).format(a=people[0], b=people[1], c=people[2])
+    opener, closer = pick(rng, OPENERS[source]), pick(rng, CLOSERS[source])
+    text = opener.format(a=people[0], b=people[1], c=people[2]) if has_frame else ""
     facts: list[Fact] = []
     spoken_of = ""  # whom "she" would mean
     for person, relation, values in told:
@@ -69,11 +72,12 @@ def make_story(rng: random.Random, source: str, num_facts: int = 9) -> Story:
         subject = pronoun(person).capitalize() if is_pronoun else person
         owner = possessive(person).capitalize() if is_pronoun else f"{person}'s"
         sentence = template.format(S=subject, P=owner, **values)
-        start = len(text) + 1
+        start = len(text) + 1 if text else 0
         facts.append(Fact(person, relation, values, start, start + len(sentence)))
-        text = f"{text} {sentence}."
+        text = f"{text} {sentence}.".lstrip()
         spoken_of = "" if relation == "friend" else person
-    text = f"{text} {pick(rng, CLOSERS[source])}"
+    if has_frame:
+        text = f"{text} {closer}"
     return Story(source, text, tuple(people), tuple(facts))
 
 
@@ -87,7 +91,7 @@ def _cast(rng: random.Random) -> list[str]:
 def _tellings(
     rng: random.Random, people: Sequence[str], num_facts: int
 ) -> list[tuple[str, str, dict[str, str]]]:
-    """Return (person, relation, values) in the order of telling; no value is given to two people."""
+    """Return (person, relation, values) in the order of telling; no two people share a value."""
     unused = {slot: shuffled(rng, values) for slot, values in VALUES.items()}
     pairs = [(person, relation) for person in people for relation in RELATIONS]
     # A relation that two people share makes the person matter; draw those first.
@@ -95,7 +99,7 @@ def _tellings(
     pairs = shuffled(rng, [p for p in pairs if p[1] in common]) + shuffled(
         rng, [p for p in pairs if p[1] not in common]
     )
-    num_common = num_facts - 3
+    num_common = num_facts * 2 // 3
     chosen = pairs[:num_common] + pairs[9 : 9 + num_facts - num_common]
     told = []
     for person, relation in shuffled(rng, chosen):

@@ -1,28 +1,33 @@
-"""The micro-world's words: people, what can be said of them, and the sentences that say and ask it.
+"""The micro-world's words: people, what can be said of them, and how it is said and asked.
 
-Data only. To add a relation, give its slots' values, its sentences, its questions, and make everything
-again (README.md). Values must be whole words that don't occur inside a template or another slot's values.
+Data only. To add a relation, give its slots' values, its sentences, its questions, and make
+everything again (README.md). A value must not stand in a template or among another slot's values.
 """
 
 from __future__ import annotations
 
-WOMEN = "Anna Kate Zoë Mary Lucy Emma Rosa Nina Inés Clara Helen Maya".split()
-MEN = "Tom José Ben Paul Max Peter Omar Jack Leo Björn Simon Henry".split()
+
+def _list(words: str) -> list[str]:
+    return words.split()
+
+
+WOMEN = _list("Anna Kate Zoë Mary Lucy Emma Rosa Nina Inés Clara Helen Maya")
+MEN = _list("Tom José Ben Paul Max Peter Omar Jack Leo Björn Simon Henry")
 
 VALUES: dict[str, list[str]] = {
-    "town": "Rome Paris Oslo Lima Cairo Dublin Boston Berlin Madrid Vienna Tokyo Delhi".split(),
-    "job": "baker doctor farmer teacher sailor painter pilot nurse tailor singer cook judge".split(),
-    "colour": "red blue green white black grey brown yellow pink purple".split(),
-    "animal": "cat dog horse rabbit parrot goat duck mouse pony hamster turtle lamb".split(),
-    "pet_name": "Momo Pip Daisy Rex Coco Bella Fluffy Oscar Ginger Shadow Biscuit Lucky".split(),
-    "food": "soup rice cake pizza bread cheese fish honey pancakes apples noodles salad".split(),
-    "thing": "kite drum lamp book hat ball box clock cup doll bicycle basket".split(),
+    "town": _list("Rome Paris Oslo Lima Cairo Dublin Boston Berlin Madrid Vienna Tokyo Delhi"),
+    "job": _list("baker doctor farmer teacher sailor painter pilot nurse tailor singer cook judge"),
+    "colour": _list("red blue green white black grey brown yellow pink purple"),
+    "animal": _list("cat dog horse rabbit parrot goat duck mouse pony hamster turtle lamb"),
+    "pet_name": _list("Momo Pip Daisy Rex Coco Bella Fluffy Oscar Ginger Shadow Biscuit Lucky"),
+    "food": _list("soup rice cake pizza bread cheese fish honey pancakes apples noodles salad"),
+    "thing": _list("kite drum lamp book hat ball box clock cup doll bicycle basket"),
     "place": [
         *("under the bed", "in the attic", "behind the door", "in the kitchen", "on the shelf"),
         *("in the garden", "near the window", "in the barn", "under the stairs", "in the cellar"),
         *("on the roof", "beside the stove"),
     ],
-    "instrument": "violin piano flute guitar trumpet harp cello banjo organ tuba".split(),
+    "instrument": _list("violin piano flute guitar trumpet harp cello banjo organ tuba"),
 }
 
 # Per relation: the slots that its sentence fills, and the sentences. {S} is "Anna" or "She", {P} is
@@ -32,7 +37,10 @@ RELATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "work": (("job",), ("{S} works as a {job}", "{S} is a {job}")),
     "pet": (
         ("colour", "animal", "pet_name"),
-        ("{S} has a {colour} {animal} called {pet_name}", "{P} pet is {pet_name}, a {colour} {animal}"),
+        (
+            "{S} has a {colour} {animal} called {pet_name}",
+            "{P} pet is {pet_name}, a {colour} {animal}",
+        ),
     ),
     "meal": (("food",), ("{S} likes to eat {food}", "{P} favourite food is {food}")),
     "thing": (("colour", "thing", "place"), ("{S} keeps a {colour} {thing} {place}",)),

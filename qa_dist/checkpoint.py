@@ -1,0 +1,372 @@
+"""Checkpoints: save, find, verify, load and prune the folders checkpoints/step-00004000/.
+
+Each holds model.safetensors, optimizer.safetensors, train_state.json and, last, MANIFEST.json with
+sizes, sha256 and whose it is. Written under ".step-00004000.<attempt>.tmp", fsynced, renamed, then
+marked; believed only with a marker, read only after verification, ordered by step, never by time.
+Nothing is ever unpickled. Knows nothing of training: states come and go as flat dicts of tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from qa_dist import faults, files
+from qa_dist.files import BrokenFileError
+from qa_dist.records import InputError
+from qa_dist.run_dir import step_name
+
+MODEL = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+TRAIN_STATE = "train_state.json"
+_OURS = (MODEL, OPTIMIZER, TRAIN_STATE)
+_STEP = re.compile(r"step-(\d{8,})")
+_TEMPORARY = re.compile(r"\.step-\d{8,}\.(\d+)\.tmp")
+_RETRY_S = 0.5
+
+State = Mapping[str, Tensor]
+
+
+class SaveError(OSError):
+    """A checkpoint could not be written (disk full, over quota); earlier ones are untouched."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved; all tensors are on the CPU and in memory, not mapped from the file."""
+
+    step: int
+    model_state: dict[str, Tensor]
+    optimizer_state: dict[str, Tensor]
+    train_state: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    model_state: State,
+    optimizer_state: State,
+    train_state: Mapping[str, Any],
+    identity: Mapping[str, str],
+    attempt: int,
+    extra_files: Mapping[str, str] | None = None,
+    check_fence: Callable[[], None] = lambda: None,
+) -> Path:
+    """Write `folder`/step-<step> and return it; a no-op if it is there, whole and ours already.
+
+    `identity` (run id, recipe hash, ...) is what find_checkpoint() compares. `check_fence` is
+    called before anything gets its final name, and raises if a newer attempt has taken over.
+    Raises SaveError when the disk is full; the same state always gives the same bytes.
+    """
+    final = folder / step_name(step)
+    extra_files = extra_files or {}
+    if bad := [name for name in extra_files if not _is_plain(name) or name in _OURS]:
+        raise ValueError(f"extra_files: {bad[0]!r} is no plain file name, or one of our own")
+    with contextlib.suppress(BrokenFileError):
+        _verify(final, identity, hashes=True)
+        return final
+    states = {MODEL: model_state, OPTIMIZER: optimizer_state}
+    texts = {TRAIN_STATE: json.dumps(train_state, indent=2) + "\n", **extra_files}
+    temporary = folder / f".{final.name}.{attempt}.tmp"
+    was_renamed = False
+    try:
+        _write_files(temporary, step, states, texts)
+        check_fence()
+        files.delete_folder(final)  # unmarked or broken, as seen above
+        temporary.rename(final)
+        was_renamed = True
+        files.sync_folder(folder)
+        faults.reach("checkpoint.after_rename", step)
+        check_fence()
+        facts = {"step": step, "attempt": attempt, "identity": dict(identity)}
+        files.write_marker(final, **facts, facts_sha256=_facts_sha256(facts))
+        faults.reach("checkpoint.after_marker", step)
+    except OSError as error:
+        _delete_quietly(temporary)
+        if was_renamed and not (final / files.MARKER).exists():
+            _delete_quietly(final)
+        raise _save_error(final, states, error) from error
+    return final
+
+
+def _write_files(
+    temporary: Path, step: int, states: Mapping[str, State], texts: Mapping[str, str]
+) -> None:
+    """Write all files of a checkpoint, fsynced, into a new folder `temporary`."""
+    faults.reach("checkpoint.before_files", step)
+    files.delete_folder(temporary)  # of this attempt's last try
+    temporary.mkdir(parents=True, mode=0o700)
+    for name, state in states.items():
+        _write_tensors(temporary / name, state)
+        if name == MODEL:
+            faults.reach("checkpoint.mid_file", step)
+    for name, text in texts.items():
+        files.write_text(temporary / name, text)
+    files.sync_folder(temporary)
+    faults.reach("checkpoint.after_files", step)
+
+
+def _write_tensors(path: Path, state: State) -> None:
+    """Write safetensors, fsynced. Tied tensors are written under each of their names."""
+    seen: set[int] = set()
+    tensors = {}
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        # save_file refuses tensors that share memory (tied weights, views of a flat buffer).
+        tensors[name] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # It reports I/O errors as text: "... No space left on device (os error 28)".
+        if match := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(match[1]), os.strerror(int(match[1])), str(path)) from error
+        raise
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _facts_sha256(marker: Mapping[str, Any]) -> str:
+    """Return what tells a damaged marker (skipped) from one of another run (refused)."""
+    facts = {name: marker.get(name) for name in ("step", "attempt", "identity")}
+    return hashlib.sha256(files.canonical_json(facts).encode()).hexdigest()
+
+
+def _save_error(final: Path, states: Mapping[str, State], error: OSError) -> SaveError:
+    """Say which path, how much it needs, and how much is free now that the remains are gone."""
+    tensors = [tensor for state in states.values() for tensor in state.values()]
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    free = "free space is unknown"
+    with contextlib.suppress(OSError):
+        free = f"{shutil.disk_usage(final.parent).free:,} bytes are free"
+    if error.errno == errno.EDQUOT:
+        free += " (your quota may allow less)"
+    return SaveError(
+        error.errno or errno.EIO,
+        f"checkpoint not written: {error.strerror or error}. It needs {needed:,} bytes, {free}. "
+        "Earlier ones are intact: make room and start the run again, it goes on from there",
+        str(final),
+    )
+
+
+def list_steps(folder: Path) -> list[int]:
+    """Return the steps of all finished checkpoints, ascending; sizes are verified, hashes not."""
+    return [step for step in _steps_there(folder) if _is_whole(folder / step_name(step), False)]
+
+
+def find_checkpoint(
+    folder: Path,
+    identity: Mapping[str, str],
+    warn: Callable[[str], None],
+    *,
+    is_expected: bool,
+    wait_s: float = 10.0,
+) -> Path | None:
+    """Return the newest checkpoint whose files verify; None if the run never had one.
+
+    `is_expected`: the run's history (run.json, status) says that there was one; then None is never
+    returned. Broken checkpoints are skipped with a warning that names the file. Raises InputError
+    if the newest whole one is another run's, or if none is whole although some were finished.
+    A folder that can't be read, or an expected one that isn't there, is waited for up to `wait_s`.
+    """
+    give_up_at = time.monotonic() + wait_s
+    while True:
+        try:
+            path, problems = _find_newest(folder, identity, warn)
+            if path or problems or not is_expected:
+                break
+            problem = "no checkpoint is there, although the run's history says that there was one"
+        except OSError as error:
+            problem = f"can't be read: {error}"
+        if time.monotonic() >= give_up_at:
+            raise InputError(_refusal(folder, [problem]))
+        time.sleep(_RETRY_S)
+    if path is None and problems:
+        raise InputError(_refusal(folder, problems))
+    return path
+
+
+def load_checkpoint(path: Path, hashes: bool = True) -> Checkpoint:
+    """Verify and read one checkpoint; `hashes=False` only right after find_checkpoint() hashed it.
+
+    Raises BrokenFileError naming the file.
+    """
+    step = _verify(path, None, hashes)["step"]
+    train_state = files.read_json(path / TRAIN_STATE)
+    return Checkpoint(step, *map(_read_tensors, (path / MODEL, path / OPTIMIZER)), train_state)
+
+
+def load_model_state(path: Path) -> dict[str, Tensor]:
+    """Verify and read the weights alone, e.g. to evaluate; the optimizer is not even hashed.
+
+    Raises BrokenFileError naming the file.
+    """
+    marker = _verify(path, None, hashes=False)
+    if weights_sha256(path) != marker["files"][MODEL]["sha256"]:
+        raise BrokenFileError(f"{path / MODEL}: its sha256 differs from the one in {files.MARKER}")
+    return _read_tensors(path / MODEL)
+
+
+def weights_sha256(path: Path) -> str:
+    """Return the sha256 of the weights' file: the same for equal weights, and only for them."""
+    return files.file_sha256(path / MODEL)
+
+
+def _find_newest(
+    folder: Path, identity: Mapping[str, str], warn: Callable[[str], None]
+) -> tuple[Path | None, list[str]]:
+    """Return the newest whole checkpoint, or what is wrong with those that were once finished."""
+    problems = []
+    for step in reversed(_steps_there(folder)):
+        path = folder / step_name(step)
+        try:
+            _verify(path, identity, hashes=True)
+            return path, []
+        except BrokenFileError as error:
+            warn(f"skipping a checkpoint: {error}")
+            # Without a marker it was killed half-way: the first save of a run may leave just that.
+            if (path / files.MARKER).exists():
+                problems.append(str(error))
+    return None, problems
+
+
+def _verify(path: Path, identity: Mapping[str, str] | None, hashes: bool) -> dict[str, Any]:
+    """Return the marker of a whole checkpoint.
+
+    Raises BrokenFileError naming the file; InputError if it is whole, but not `identity`'s.
+    """
+    if path.is_symlink():
+        raise BrokenFileError(f"{path}: is a symbolic link; checkpoints are real folders")
+    marker = files.read_marker(path)
+    if marker is not None:
+        _check_marker(path, marker)
+        if identity is not None:
+            _check_identity(path, marker["identity"], identity)
+    return files.verify_folder(path, hashes)
+
+
+def _check_marker(path: Path, marker: Mapping[str, Any]) -> None:
+    marker_path = path / files.MARKER
+    if marker.get("facts_sha256") != _facts_sha256(marker):
+        raise BrokenFileError(f"{marker_path}: doesn't fit its own sha256; it was damaged")
+    if step_name(marker["step"]) != path.name:
+        raise BrokenFileError(f"{marker_path}: is that of step {marker['step']}")
+    for name in _OURS:
+        if name not in marker["files"]:
+            raise BrokenFileError(f"{marker_path}: doesn't list {name}")
+    for name, facts in marker["files"].items():
+        is_fact = isinstance(facts, dict) and {"bytes", "sha256"} <= set(facts)
+        if not is_fact or not _is_plain(name) or (path / name).is_symlink():
+            raise BrokenFileError(f"{marker_path}: its entry {name!r} can't be believed")
+
+
+def _check_identity(path: Path, there: Mapping[str, str], asked: Mapping[str, str]) -> None:
+    differing = [key for key in sorted({*there, *asked}) if there.get(key) != asked.get(key)]
+    if differing:
+        lines = [f"\n  {key}: {there.get(key)} there, {asked.get(key)} here" for key in differing]
+        raise InputError(
+            f"{path}: belongs to another run:{''.join(lines)}\n"
+            "Give this run another name=, or move the checkpoint away"
+        )
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    # Copies: mapped memory would fault if the file were pruned from another node (NFS).
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
+
+
+def _refusal(folder: Path, problems: list[str]) -> str:
+    listed = "".join(f"\n  {problem}" for problem in problems)
+    return (
+        f"{folder}: no valid checkpoint:{listed}\nThe run refuses to start again from step 0: "
+        "restore a checkpoint, or give fresh=true to begin anew"
+    )
+
+
+def prune_checkpoints(
+    folder: Path,
+    keep_last: int,
+    best_step: int | None,
+    protected: Container[int] = (),
+    *,
+    attempt: int,
+    verified_step: int | None = None,
+) -> list[int]:
+    """Delete all but the newest `keep_last` whole checkpoints, `best_step` and `protected`.
+
+    Only what is older than a verified one goes: `verified_step` (just written or found by this
+    process) by its sizes, any other by its hashes. Remains of killed saves (unmarked folders,
+    temporary ones of attempts up to `attempt`) go too. Returns the steps that are gone; one that
+    can't be deleted now (a file is still open, on NFS) is left unmarked for the next time.
+    """
+    if keep_last < 1:
+        raise ValueError(f"keep_last={keep_last}: at least one checkpoint has to stay")
+    whole = list_steps(folder)
+    while whole and whole[-1] != verified_step and not _is_whole(folder / step_name(whole[-1])):
+        whole.pop()
+    deleted = []
+    kept = {*whole[-keep_last:], best_step}
+    for step in _steps_there(folder) if whole else []:
+        if step < whole[-1] and step not in kept and step not in protected:
+            with contextlib.suppress(OSError):
+                _delete_checkpoint(folder / step_name(step), step)
+                deleted.append(step)
+    for path in folder.iterdir() if folder.is_dir() else []:
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and int(match[1]) <= attempt:
+            _delete_quietly(path)
+    return deleted
+
+
+def _delete_checkpoint(path: Path, step: int) -> None:
+    """Un-mark, then delete; a link is removed, what it points to is not."""
+    if not path.is_symlink():
+        (path / files.MARKER).unlink(missing_ok=True)
+        files.sync_folder(path)
+        faults.reach("rotate.after_unmark", step)
+        (path / OPTIMIZER).unlink(missing_ok=True)
+        faults.reach("rotate.mid_rmtree", step)
+    files.delete_folder(path)
+
+
+def _delete_quietly(path: Path) -> None:
+    """Delete what no one believes; what stays behind is removed by a later save or prune."""
+    with contextlib.suppress(OSError):
+        files.delete_folder(path)
+
+
+def _steps_there(folder: Path) -> list[int]:
+    """Return the steps of all folders (and links) that are named like a checkpoint, ascending."""
+    try:
+        names = [path.name for path in folder.iterdir() if path.is_dir() or path.is_symlink()]
+    except FileNotFoundError:
+        return []
+    steps = [int(match[1]) for name in names if (match := _STEP.fullmatch(name))]
+    return sorted(step for step in steps if step_name(step) in names)
+
+
+def _is_whole(path: Path, hashes: bool = True) -> bool:
+    try:
+        _verify(path, None, hashes)
+    except BrokenFileError:
+        return False
+    return True
+
+
+def _is_plain(name: str) -> bool:
+    return name == Path(name).name and not name.startswith(".") and name != files.MARKER

@@ -1,0 +1,124 @@
+"""Windows -> tensors: assemble [CLS] question [SEP] context slice [SEP] and pad to the longest of the batch.
+
+Shapes: B windows, T tokens. Positions of targets count in the assembled window; a position of T + k stands for answer
+class k (see models/span.py). Knows shards and the pair template; knows no model and no order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from qa_dist.data.shards import KIND_CLASS, KIND_SPAN, Shard, Split
+from qa_dist.text.windows import PairTemplate
+
+PAD_MULTIPLE = 8
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tensors of some windows."""
+
+    input_ids: torch.Tensor  # (B, T) int64
+    token_type_ids: torch.Tensor  # (B, T) int64
+    attention_mask: torch.Tensor | None  # (B, T) bool; None where nothing is padded
+    candidate_mask: torch.Tensor  # (B, T) bool: where a span may start or end
+    starts: torch.Tensor  # (B,) int64: target position, or T + k for answer class k
+    ends: torch.Tensor  # (B,) int64
+    context_at: np.ndarray[tuple[int], np.dtype[np.int64]]  # (B,) position of the first context token
+    context_from: np.ndarray[tuple[int], np.dtype[np.int64]]  # (B,) its number in the context
+    num_tokens: int  # real tokens, without padding
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on `device`."""
+        if device.type == "cpu":
+            return self
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("input_ids", "token_type_ids", "candidate_mask", "starts", "ends")
+        }
+        mask = self.attention_mask
+        moved["attention_mask"] = None if mask is None else mask.to(device, non_blocking=True)
+        return Batch(
+            **moved,
+            context_at=self.context_at,
+            context_from=self.context_from,
+            num_tokens=self.num_tokens,
+        )
+
+
+def collate(
+    split: Split, windows: Sequence[int], template: PairTemplate, null_class: int | None
+) -> Batch:
+    """Return the tensors of the windows with these global numbers.
+
+    `null_class`: the answer class that stands for "not in this window"; None: the CLS token does.
+    """
+    rows = [split.locate(int(w)) for w in windows]
+    longest = max(int(shard["window_length"][row]) for shard, row in rows)
+    width = -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE
+    size = (len(rows), width)
+    ids = np.full(size, template.pad_id, dtype=np.int64)
+    types = np.zeros(size, dtype=np.int64)
+    real = np.zeros(size, dtype=bool)
+    candidates = np.zeros(size, dtype=bool)
+    targets = np.empty((2, len(rows)), dtype=np.int64)
+    context_at = np.empty(len(rows), dtype=np.int64)
+    context_from = np.empty(len(rows), dtype=np.int64)
+    for i, (shard, row) in enumerate(rows):
+        at, length = _assemble(shard, row, template, ids[i], types[i])
+        start, end = int(shard["window_from"][row]), int(shard["window_to"][row])
+        real[i, :length] = True
+        candidates[i, at : at + end - start] = True
+        context_at[i], context_from[i] = at, start
+        kind = int(shard["window_kind"][row])
+        if kind == KIND_SPAN:
+            targets[0, i] = at + int(shard["window_start"][row]) - start
+            targets[1, i] = at + int(shard["window_end"][row]) - start
+        elif kind >= KIND_CLASS:
+            targets[:, i] = width + kind - KIND_CLASS
+        else:
+            targets[:, i] = template.null_position if null_class is None else width + null_class
+    if null_class is None:
+        candidates[:, template.null_position] = True
+    return Batch(
+        input_ids=torch.from_numpy(ids),
+        token_type_ids=torch.from_numpy(types),
+        attention_mask=None if real.all() else torch.from_numpy(real),
+        candidate_mask=torch.from_numpy(candidates),
+        starts=torch.from_numpy(targets[0]),
+        ends=torch.from_numpy(targets[1]),
+        context_at=context_at,
+        context_from=context_from,
+        num_tokens=int(real.sum()),
+    )
+
+
+def _assemble(
+    shard: Shard,
+    row: int,
+    template: PairTemplate,
+    ids: np.ndarray[tuple[int], np.dtype[np.int64]],
+    types: np.ndarray[tuple[int], np.dtype[np.int64]],
+) -> tuple[int, int]:
+    """Fill one row of ids and types; return where the context starts and the window's length."""
+    example = int(shard["window_example"][row])
+    context = shard.ragged("context_tokens", int(shard["example_context"][example]))
+    parts = (
+        template.before,
+        shard.ragged("question_tokens", example),
+        template.between,
+        context[int(shard["window_from"][row]) : int(shard["window_to"][row])],
+        template.after,
+    )
+    position = context_at = 0
+    for number, (part, type_id) in enumerate(zip(parts, template.type_ids, strict=True)):
+        if number == 3:
+            context_at = position
+        ids[position : position + len(part)] = part
+        types[position : position + len(part)] = type_id
+        position += len(part)
+    return context_at, position

@@ -1,0 +1,343 @@
+"""Questions and contexts as token ids, contexts cut into windows, answers as token spans.
+
+In: strings and a fast tokenizer's backend (`tokenizers.Tokenizer`). Out: token ids, slices, spans.
+It must not know of models, tensors or files. A context is tokenised once and each question segment
+once; a window is a slice of the context, and `[CLS] question [SEP] slice [SEP]` is put together by
+data/collate.py only. The result is, token for token, what the fast tokenizer gives for the pair
+(question, context) with truncation="only_second".
+
+Worked example. Windows of 11 tokens, 2 of them shared; the question "what is blue" has 3 tokens and
+the template 3 (`[CLS]`, `[SEP]`, `[SEP]`), so 5 are left for the context: the room. The context
+"the sky is blue in may" has 6 tokens, so there are two windows: (0, 5) "the sky is blue in" and
+(3, 6) "blue in may", each starting 5 - 2 = 3 tokens after the one before. The answer "blue" is
+chars [11, 15) and tokens [3, 3], whole in both windows: a target in both. The answer "sky is" is
+tokens [1, 2], whole in the first only; to the second window the question is unanswerable.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from qa_dist.records import InputError
+
+_METASPACE = "\u2581"  # SentencePiece's visible space
+_ASCII_SPACES = np.array([chr(code).isspace() for code in range(128)] + [False])
+_PROBE_SEGMENTS = ("What is it", " The end. ", "why")
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class PairTemplate:
+    """What a tokenizer puts around a question and a context; stored beside the windows."""
+
+    before: tuple[int, ...]
+    """Token ids before the question."""
+    between: tuple[int, ...]
+    """Token ids between question and context."""
+    after: tuple[int, ...]
+    """Token ids after the context."""
+    type_ids: tuple[int, int, int, int, int]
+    """Token types of before, question, between, context, after."""
+    null_position: int
+    """Where in a window the CLS token stands; negative: counted from the window's end."""
+    sep_id: int
+    """Joins history and question."""
+    pad_id: int
+    """Fills padded rows."""
+
+    @property
+    def num_special_tokens(self) -> int:
+        """Tokens of a window that are neither question nor context."""
+        return len(self.before) + len(self.between) + len(self.after)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dict that JSON can hold; see `from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> PairTemplate:
+        """Rebuild what `to_json` gave (JSON turns its tuples into lists)."""
+        before, question, between, context, after = fields["type_ids"]
+        return cls(
+            before=tuple(fields["before"]),
+            between=tuple(fields["between"]),
+            after=tuple(fields["after"]),
+            type_ids=(before, question, between, context, after),
+            null_position=fields["null_position"],
+            sep_id=fields["sep_id"],
+            pad_id=fields["pad_id"],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedContext:
+    """A context's tokens, and where each of them stands in it."""
+
+    token_ids: npt.NDArray[np.uint32]
+    char_starts: Ints
+    """First code point of each token; never falls from one token to the next."""
+    char_ends: Ints
+    """Code point after each token's last; never falls either. A whitespace token ends at its start."""
+
+
+def read_pair_template(tokenizer: Tokenizer, cls_id: int, sep_id: int, pad_id: int) -> PairTemplate:
+    """Find the template: the tokens of an encoded pair of probe strings that belong to neither."""
+    encoding = tokenizer.encode(*_PROBE_SEGMENTS[:2], add_special_tokens=True)
+    owners, ids, types = encoding.sequence_ids, encoding.ids, encoding.type_ids
+    questions = [i for i, owner in enumerate(owners) if owner == 0]
+    contexts = [i for i, owner in enumerate(owners) if owner == 1]
+    if not questions or not contexts or questions[-1] > contexts[0]:
+        raise InputError(
+            "model.name: its tokenizer doesn't put a pair's first text before its second"
+        )
+    edges = (0, questions[0], questions[-1] + 1, contexts[0], contexts[-1] + 1, len(ids))
+    parts = [range(edges[i], edges[i + 1]) for i in range(5)]
+    part_types = [{types[i] for i in part} or {0} for part in parts]
+    if any(len(found) > 1 for found in part_types):
+        raise InputError("model.name: its tokenizer gives one part of a pair several token types")
+    before, _, between, _, after = (tuple(ids[i] for i in part) for part in parts)
+    if cls_id in before:
+        null_position = before.index(cls_id)
+    elif cls_id in after:
+        null_position = after.index(cls_id) - len(after)
+    else:
+        raise InputError("model.name: its tokenizer adds no CLS token (the place of 'no answer')")
+    a, b, c, d, e = (found.pop() for found in part_types)
+    return PairTemplate(before, between, after, (a, b, c, d, e), null_position, sep_id, pad_id)
+
+
+def encode_questions(
+    tokenizer: Tokenizer, questions: Sequence[Sequence[str]], sep_text: str
+) -> list[list[list[int]]]:
+    """Return the token ids of each question's segments: history, oldest first, then the question.
+
+    Each distinct segment is encoded once. Joined by the separator's id, a question's segments are
+    what the tokenizer makes of `sep_text.join(segments)`, also where it treats the start of a
+    string in its own way (T5, Llama).
+    """
+    _check_unpadded(tokenizer)
+    alone = all(len(segments) == 1 for segments in questions) or _encodes_apart(tokenizer, sep_text)
+    texts: dict[str, int] = {}  # what is encoded -> its row
+    rows: list[list[tuple[int, bool, bool]]] = []  # per segment: row, sep in front, sep behind
+    for segments in questions:
+        row: list[tuple[int, bool, bool]] = []
+        for i, segment in enumerate(segments):
+            front, behind = not alone and i > 0, not alone and i < len(segments) - 1
+            text = sep_text * front + segment + sep_text * behind
+            row.append((texts.setdefault(text, len(texts)), front, behind))
+        rows.append(row)
+    encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    ids: list[list[int]] = [encoding.ids for encoding in encodings]
+    return [[ids[at][front : len(ids[at]) - behind] for at, front, behind in row] for row in rows]
+
+
+def encode_segments(
+    tokenizer: Tokenizer, segments: Sequence[str], sep_text: str
+) -> list[list[int]]:
+    """Return the token ids of each segment, wherever in a question it stands.
+
+    Raise ValueError for the few tokenizers to which that makes a difference (not BERT, RoBERTa,
+    ALBERT, ELECTRA, DeBERTa): they need `encode_questions`.
+    """
+    if not _encodes_apart(tokenizer, sep_text):
+        raise ValueError("this tokenizer treats the start of a string specially: encode_questions")
+    return [ids for (ids,) in encode_questions(tokenizer, [[s] for s in segments], sep_text)]
+
+
+def _encodes_apart(tokenizer: Tokenizer, sep_text: str) -> bool:
+    """Whether segments encoded one by one and joined by sep equal the joined string, encoded."""
+    texts = [*_PROBE_SEGMENTS, sep_text, sep_text.join(_PROBE_SEGMENTS)]
+    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    *segments, sep, joined = [encoding.ids for encoding in encodings]
+    return joined == [token for ids in segments for token in (*ids, *sep)][: -len(sep)]
+
+
+def _check_unpadded(tokenizer: Tokenizer) -> None:
+    if tokenizer.truncation is not None or tokenizer.padding is not None:
+        raise ValueError("truncation and padding must be off (data/tokenizer.py turns them off)")
+
+
+def join_question(
+    history: Sequence[Sequence[int]],
+    question: Sequence[int],
+    sep_id: int,
+    max_question_tokens: int,
+    hard_limit: int,
+) -> tuple[list[int], int]:
+    """Join history and question by `sep_id`; return the tokens kept, and how many were cut.
+
+    Cut at the oldest end to `max_question_tokens`. The current question stays whole even beyond
+    that, up to `hard_limit` (see `question_limit`), where its own oldest tokens go.
+    """
+    joined = [token for segment in history for token in (*segment, sep_id)]
+    joined.extend(question)
+    kept = min(max(max_question_tokens, len(question)), hard_limit)
+    tail = joined[max(len(joined) - kept, 0) :]
+    if len(tail) < len(joined):
+        first = 0
+        while len(tail) - first > len(question) and tail[first] == sep_id:
+            first += 1  # nothing is left in front of it to keep apart
+        tail = tail[first:]
+    return tail, len(joined) - len(tail)
+
+
+def question_limit(max_length: int, overlap: int, num_special: int) -> int:
+    """Return the most question tokens that leave windows room to overlap and to advance."""
+    return max_length - num_special - overlap - max(1, (max_length - overlap) // 8)
+
+
+def check_windowing(
+    max_length: int, overlap: int, max_question: int, num_special: int = 4
+) -> list[str]:
+    """Return a sentence for each thing that is wrong; 4 special tokens are RoBERTa's, the most."""
+    errors = []
+    if overlap < 0:
+        errors.append(f"data.window_overlap_tokens is {overlap}; it must be 0 or more")
+    if max_question < 1:
+        errors.append(f"data.max_question_tokens is {max_question}; it must be 1 or more")
+    if overlap >= max_length:
+        errors.append(
+            f"data.window_overlap_tokens is {overlap} and data.max_length_tokens is {max_length}: "
+            "windows would never advance; the overlap must be smaller than the length"
+        )
+    limit = question_limit(max_length, overlap, num_special)
+    if not errors and max_question > limit:
+        errors.append(
+            f"data.max_question_tokens is {max_question}, but data.max_length_tokens={max_length} "
+            f"less data.window_overlap_tokens={overlap}, {num_special} special tokens and "
+            f"{max(1, (max_length - overlap) // 8)} for windows to advance leaves {max(limit, 0)}: "
+            "lower the question or the overlap, or raise the length"
+        )
+    return errors
+
+
+def encode_contexts(tokenizer: Tokenizer, contexts: Sequence[str]) -> list[TokenizedContext]:
+    """Tokenise whole contexts, without special tokens.
+
+    A token's characters are without whitespace at either end; they include combining marks that
+    follow and that the tokenizer drops (BERT's accents). A token of whitespace has an empty range.
+    """
+    _check_unpadded(tokenizer)
+    metaspace_id = tokenizer.token_to_id(_METASPACE)
+    # encode_batch_fast leaves offsets out
+    encodings = tokenizer.encode_batch(list(contexts), add_special_tokens=False)
+    return [
+        _clean_offsets(context, encoding.ids, encoding.offsets, metaspace_id)
+        for context, encoding in zip(contexts, encodings, strict=True)
+    ]
+
+
+def _clean_offsets(
+    context: str, ids: list[int], offsets: list[tuple[int, int]], metaspace_id: int | None
+) -> TokenizedContext:
+    token_ids = np.array(ids, np.uint32)
+    starts, ends = np.array(offsets, np.int32).reshape(-1, 2).T  # (tokens,) each
+    if context.isascii():
+        codes = np.frombuffer(context.encode("ascii") + b"\x80", np.uint8)
+        is_space = _ASCII_SPACES[codes]
+    else:
+        codes = np.frombuffer(f"{context}\0".encode("utf-32-le"), np.uint32)
+        is_space = _where(context, codes, str.isspace)
+    if metaspace_id is not None:
+        # A prepended space claims the first character of its word, which belongs to the next token.
+        bare = (token_ids == metaspace_id) & (codes[starts] != ord(_METASPACE))
+        ends = np.where(bare, starts, ends)
+    if is_space[starts].any() or is_space[ends - 1].any():
+        starts, ends = _trim(is_space, starts, ends)
+    if not context.isascii():
+        ends = _extend_over_marks(_where(context, codes, _is_mark), starts, ends)
+    starts = np.maximum.accumulate(starts)
+    ends = np.maximum.accumulate(np.maximum(starts, ends))
+    return TokenizedContext(token_ids, starts, ends)
+
+
+def _where(context: str, codes: npt.NDArray[Any], predicate: Callable[[str], bool]) -> Bools:
+    return np.isin(codes, [ord(char) for char in set(context) if predicate(char)])
+
+
+def _is_mark(char: str) -> bool:
+    return unicodedata.category(char).startswith("M")
+
+
+def _trim(is_space: Bools, starts: Ints, ends: Ints) -> tuple[Ints, Ints]:
+    """Move starts forward to, and ends back to, the nearest character that isn't whitespace."""
+    at = np.arange(len(is_space), dtype=np.int32)
+    next_char = np.minimum.accumulate(np.where(is_space, at[-1], at)[::-1])[::-1]
+    end_of_last_char = np.maximum.accumulate(np.where(np.roll(is_space, 1), 0, at))
+    starts = np.minimum(next_char[starts], ends)
+    return starts, np.maximum(end_of_last_char[ends], starts)
+
+
+def _extend_over_marks(is_mark: Bools, starts: Ints, ends: Ints) -> Ints:
+    """Move ends forward over marks, up to the next token; empty ranges stay empty."""
+    at = np.arange(len(is_mark), dtype=np.int32)
+    next_other = np.minimum.accumulate(np.where(is_mark, at[-1], at)[::-1])[::-1]
+    next_start = np.append(starts[1:], at[-1:])
+    extended = np.maximum(ends, np.minimum(next_other[ends], next_start))
+    return np.where(starts < ends, extended, ends)
+
+
+def cut_windows(num_context_tokens: int, room: int, overlap: int) -> list[tuple[int, int]]:
+    """Return half-open slices of up to `room` tokens that overlap and cover a context.
+
+    A context that fits (an empty one too) is one slice. Raise ValueError if slices can't advance.
+    """
+    if num_context_tokens <= room:
+        return [(0, num_context_tokens)]
+    if not 0 <= overlap < room:
+        raise ValueError(f"windows with room for {room} tokens can't share {overlap} and advance")
+    step = room - overlap
+    num_windows = 1 - (room - num_context_tokens) // step
+    return [(i * step, min(i * step + room, num_context_tokens)) for i in range(num_windows)]
+
+
+def is_in_window(token_span: tuple[int, int], window_from: int, window_to: int) -> bool:
+    """Whether a token span (inclusive) is whole in [window_from, window_to), and so its target."""
+    return window_from <= token_span[0] and token_span[1] < window_to
+
+
+def char_span_to_tokens(
+    context: TokenizedContext, char_span: tuple[int, int]
+) -> tuple[int, int] | None:
+    """Return the tokens (inclusive) of the smallest token-aligned text that holds a char span.
+
+    Characters at the (half-open) span's ends that are in no token, such as whitespace, are left
+    out; None if nothing remains. A character of several tokens (byte-level BPE) is taken whole.
+    """
+    starts, ends = context.char_starts, context.char_ends
+    start, end = (starts.dtype.type(char) for char in char_span)  # else searchsorted copies
+    if start >= end or not len(starts):
+        return None
+    start = max(start, starts[min(ends.searchsorted(start, "right"), len(starts) - 1)])
+    end = min(end, ends[max(starts.searchsorted(end, "left") - 1, 0)])
+    if start >= end:
+        return None
+    first = int(starts.searchsorted(starts[starts.searchsorted(start, "right") - 1], "left"))
+    last = int(ends.searchsorted(ends[ends.searchsorted(end, "left")], "right")) - 1
+    if first > last:  # two tokens share characters and each holds the span: the shorter one
+        first = last = min(last, first, key=lambda i: int(ends[i] - starts[i]))
+    return _without_empty_ends(context, first, last)
+
+
+def tokens_to_char_span(context: TokenizedContext, start: int, end: int) -> tuple[int, int]:
+    """Return the half-open char span of tokens start..end (inclusive), outer whitespace left out."""
+    first, last = _without_empty_ends(context, start, end)
+    return int(context.char_starts[first]), int(context.char_ends[last])
+
+
+def _without_empty_ends(context: TokenizedContext, first: int, last: int) -> tuple[int, int]:
+    starts, ends = context.char_starts, context.char_ends
+    while first < last and starts[first] == ends[first]:
+        first += 1
+    while first < last and starts[last] == ends[last]:
+        last -= 1
+    return first, last
