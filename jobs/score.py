@@ -11,7 +11,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def read_arguments(argv: Sequence[str]) -> dict[str, Any]:
             errors.append(f"{key}: only task={owner} takes it; leave it out of task={task}")
         try:
             given[key] = convert(text)
-            is_bad = not text or text.lower() == "nan"
+            is_bad = not text or given[key] != given[key]  # NaN differs from itself
         except (KeyError, ValueError):
             given[key], is_bad = None, True
         if is_bad and key in KEYS:
@@ -111,14 +111,17 @@ def score_files(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
             files[key] = readers[key](_load_json(arguments[key]))
         except InputError as error:
             errors.append(f"{key}={arguments[key]}: {error}")
+    if files.get("data") == {}:
+        errors.append(f"data={arguments['data']}: it holds no question; give the official file")
     if errors:
         raise InputError("\n".join(errors))
-    golds, predictions = files["data"], files.get("predictions")
+    golds: Any = files["data"]
+    predictions: Any = files.get("predictions")
     if predictions is not None:
         fate = "left out of the total" if arguments["task"] == "squad_v2" else "counted as 0"
-        _warn(f"questions without a prediction are {fate}", golds, predictions)
+        _warn(f"questions have no prediction, {fate}", golds, predictions)
     for key in [key for key in files if key != "data"]:
-        _warn(f"{key} for questions that the data lacks are ignored", files[key], golds)
+        _warn(f"{key} belong to no question of the data, ignored", files[key], golds)
     try:
         if is_coqa:
             return metrics.score_coqa(golds, predictions, arguments.get("rounded", True))
@@ -166,19 +169,19 @@ def _read_squad(dataset: Any) -> dict[str, list[str]]:
     for article, in_article in _rows(dataset, "data"):
         for paragraph, in_paragraph in _rows(article, "paragraphs", in_article):
             for question, where in _rows(paragraph, "qas", in_paragraph):
-                key = _item(question, "id", str, where)
+                key = str(_item(question, "id", where, str, int))  # COVID-QA has numbers
                 if key in golds:
                     raise InputError(f"{where}: question id {key!r} stands twice; keep one of them")
                 answers = _rows(question, "answers", where)
-                golds[key] = [_item(answer, "text", str, place) for answer, place in answers]
+                golds[key] = [_item(answer, "text", place, str) for answer, place in answers]
     return golds
 
 
 def _read_coqa(dataset: Any) -> dict[tuple[str, int], metrics.CoqaGold]:
     golds: dict[tuple[str, int], metrics.CoqaGold] = {}
     for story, where in _rows(dataset, "data"):
-        name, source = _item(story, "id", str, where), _item(story, "source", str, where)
-        more = _item({"additional_answers": {}} | story, "additional_answers", dict, where)
+        name, source = _item(story, "id", where, str), _item(story, "source", where, str)
+        more = _item({"additional_answers": {}} | story, "additional_answers", where, dict)
         columns = [_rows(story, "questions", where), _rows(story, "answers", where)]
         columns += [_rows(more, column, f"{where}.additional_answers") for column in more]
         if len({len(column) for column in columns}) > 1:
@@ -186,12 +189,12 @@ def _read_coqa(dataset: Any) -> dict[tuple[str, int], metrics.CoqaGold]:
                 f"{where}: story {name!r} has not one answer to each question in each list"
             )
         for turn in zip(*columns, strict=True):
-            numbers = [_item(record, "turn_id", int, place) for record, place in turn]
+            numbers = [_item(record, "turn_id", place, int) for record, place in turn]
             if len(set(numbers)) > 1 or (name, numbers[0]) in golds:
                 raise InputError(
                     f"{turn[0][1]}: turn_id {numbers} of story {name!r}: expected the same, once"
                 )
-            references = [_item(record, "input_text", str, place) for record, place in turn[1:]]
+            references = [_item(record, "input_text", place, str) for record, place in turn[1:]]
             golds[name, numbers[0]] = metrics.CoqaGold(source, tuple(references))
     return golds
 
@@ -207,36 +210,40 @@ def _read_values(kinds: tuple[type, ...], record: Any) -> dict[str, Any]:
 
 
 def _read_coqa_predictions(records: Any) -> dict[tuple[str, int], str]:
+    if not isinstance(records, list):
+        expected = "a list of objects with id, turn_id and answer"
+        raise InputError(f"expected {expected}, found {type(records).__name__}")
     predictions: dict[tuple[str, int], str] = {}
-    for record, where in _rows({"": records}, ""):
-        key = _item(record, "id", str, where), _item(record, "turn_id", int, where)
+    for i, record in enumerate(records):
+        where = f"[{i}]"
+        key = _item(record, "id", where, str), _item(record, "turn_id", where, int)
         if key in predictions:
             raise InputError(f"{where}: the answer to {key} stands twice; keep one of them")
-        predictions[key] = _item(record, "answer", str, where)
+        predictions[key] = _item(record, "answer", where, str)
     return predictions
 
 
 def _rows(record: Any, key: str, where: str = "") -> list[tuple[Any, str]]:
     """Return the records of the list record[key], each with its place in the file."""
     place = f"{where}.{key}".strip(".")
-    return [(row, f"{place}[{i}]") for i, row in enumerate(_item(record, key, list, where))]
+    return [(row, f"{place}[{i}]") for i, row in enumerate(_item(record, key, where, list))]
 
 
-def _item(record: Any, key: str, kind: type, where: str) -> Any:
-    """Return record[key]; raise an InputError that names the place unless it is there, of `kind`."""
+def _item(record: Any, key: str, where: str, *kinds: type) -> Any:
+    """Return record[key]; raise an InputError that names the place unless it is of these kinds."""
     value = record.get(key) if isinstance(record, dict) else record
-    if type(value) is not kind or not isinstance(record, dict):
+    if type(value) not in kinds or not isinstance(record, dict):
         found = "no such key" if isinstance(record, dict) and key not in record else repr(value)
-        place = where or "the top level"
-        raise InputError(f"{place}: expected the key {key!r} ({kind.__name__}), found {found:.60}")
+        place, kind = where or "the top level", kinds[0].__name__
+        raise InputError(f"{place}: expected the key {key!r} ({kind}), found {found:.60}")
     return value
 
 
-def _warn(message: str, keys: Iterable[Any], others: Mapping[Any, Any]) -> None:
+def _warn(message: str, keys: Collection[Any], others: Collection[Any]) -> None:
     alone = [key for key in keys if key not in others]
     if alone:
         named = ", ".join(map(repr, alone[:MAX_NAMED])) + (", ..." if alone[MAX_NAMED:] else "")
-        print(f"warning: {len(alone)} {message}: {named}", file=sys.stderr)
+        print(f"warning: {len(alone)} of {len(keys)} {message}: {named}", file=sys.stderr)
 
 
 def _hint(word: str, known: Iterable[str]) -> str:

@@ -39,6 +39,8 @@ _TEMPORARY = re.compile(r"\.step-\d{8,}\.(\d+)\.tmp")
 _RETRY_S = 0.5
 
 State = Mapping[str, Tensor]
+Identity = Mapping[str, str]
+Warn = Callable[[str], None]
 
 
 class SaveError(OSError):
@@ -61,7 +63,7 @@ def save_checkpoint(
     model_state: State,
     optimizer_state: State,
     train_state: Mapping[str, Any],
-    identity: Mapping[str, str],
+    identity: Identity,
     attempt: int,
     extra_files: Mapping[str, str] | None = None,
     check_fence: Callable[[], None] = lambda: None,
@@ -73,14 +75,11 @@ def save_checkpoint(
     Raises SaveError when the disk is full; the same state always gives the same bytes.
     """
     final = folder / step_name(step)
-    extra_files = extra_files or {}
-    if bad := [name for name in extra_files if not _is_plain(name) or name in _OURS]:
-        raise ValueError(f"extra_files: {bad[0]!r} is no plain file name, or one of our own")
     with contextlib.suppress(BrokenFileError):
         _verify(final, identity, hashes=True)
         return final
     states = {MODEL: model_state, OPTIMIZER: optimizer_state}
-    texts = {TRAIN_STATE: json.dumps(train_state, indent=2) + "\n", **extra_files}
+    texts = {**(extra_files or {}), TRAIN_STATE: json.dumps(train_state, indent=2) + "\n"}
     temporary = folder / f".{final.name}.{attempt}.tmp"
     was_renamed = False
     try:
@@ -143,7 +142,7 @@ def _write_tensors(path: Path, state: State) -> None:
 
 def _facts_sha256(marker: Mapping[str, Any]) -> str:
     """Return what tells a damaged marker (skipped) from one of another run (refused)."""
-    facts = {name: marker.get(name) for name in ("step", "attempt", "identity")}
+    facts = [marker.get(name) for name in ("step", "attempt", "identity")]
     return hashlib.sha256(files.canonical_json(facts).encode()).hexdigest()
 
 
@@ -154,8 +153,6 @@ def _save_error(final: Path, states: Mapping[str, State], error: OSError) -> Sav
     free = "free space is unknown"
     with contextlib.suppress(OSError):
         free = f"{shutil.disk_usage(final.parent).free:,} bytes are free"
-    if error.errno == errno.EDQUOT:
-        free += " (your quota may allow less)"
     return SaveError(
         error.errno or errno.EIO,
         f"checkpoint not written: {error.strerror or error}. It needs {needed:,} bytes, {free}. "
@@ -170,12 +167,7 @@ def list_steps(folder: Path) -> list[int]:
 
 
 def find_checkpoint(
-    folder: Path,
-    identity: Mapping[str, str],
-    warn: Callable[[str], None],
-    *,
-    is_expected: bool,
-    wait_s: float = 10.0,
+    folder: Path, identity: Identity, warn: Warn, *, is_expected: bool, wait_s: float = 10.0
 ) -> Path | None:
     """Return the newest checkpoint whose files verify; None if the run never had one.
 
@@ -184,21 +176,22 @@ def find_checkpoint(
     if the newest whole one is another run's, or if none is whole although some were finished.
     A folder that can't be read, or an expected one that isn't there, is waited for up to `wait_s`.
     """
+    problems: list[str] = []
     give_up_at = time.monotonic() + wait_s
     while True:
         try:
-            path, problems = _find_newest(folder, identity, warn)
-            if path or problems or not is_expected:
-                break
-            problem = "no checkpoint is there, although the run's history says that there was one"
+            path, was_finished = _find_newest(folder, identity, warn, problems)
+            if path or not (was_finished or is_expected):
+                return path
         except OSError as error:
-            problem = f"can't be read: {error}"
+            problems.append(f"{folder}: {error}")
         if time.monotonic() >= give_up_at:
-            raise InputError(_refusal(folder, [problem]))
+            raise InputError(
+                f"{folder}: holds no valid checkpoint, although this run had one. It refuses to "
+                "start again from step 0: restore one, or give fresh=true to begin anew."
+                + "".join(f"\n  {problem}" for problem in dict.fromkeys(problems))
+            )
         time.sleep(_RETRY_S)
-    if path is None and problems:
-        raise InputError(_refusal(folder, problems))
-    return path
 
 
 def load_checkpoint(path: Path, hashes: bool = True) -> Checkpoint:
@@ -206,9 +199,13 @@ def load_checkpoint(path: Path, hashes: bool = True) -> Checkpoint:
 
     Raises BrokenFileError naming the file.
     """
-    step = _verify(path, None, hashes)["step"]
-    train_state = files.read_json(path / TRAIN_STATE)
-    return Checkpoint(step, *map(_read_tensors, (path / MODEL, path / OPTIMIZER)), train_state)
+    marker = _verify(path, None, hashes)
+    return Checkpoint(
+        step=marker["step"],
+        model_state=_read_tensors(path / MODEL),
+        optimizer_state=_read_tensors(path / OPTIMIZER),
+        train_state=files.read_json(path / TRAIN_STATE),
+    )
 
 
 def load_model_state(path: Path) -> dict[str, Tensor]:
@@ -228,24 +225,28 @@ def weights_sha256(path: Path) -> str:
 
 
 def _find_newest(
-    folder: Path, identity: Mapping[str, str], warn: Callable[[str], None]
-) -> tuple[Path | None, list[str]]:
-    """Return the newest whole checkpoint, or what is wrong with those that were once finished."""
-    problems = []
+    folder: Path, identity: Identity, warn: Warn, problems: list[str]
+) -> tuple[Path | None, bool]:
+    """Return the newest whole checkpoint, and whether any that is newer or broken was finished.
+
+    Appends to `problems`, and warns of those that are new there.
+    """
+    was_finished = False
     for step in reversed(_steps_there(folder)):
         path = folder / step_name(step)
         try:
             _verify(path, identity, hashes=True)
-            return path, []
+            return path, was_finished
         except BrokenFileError as error:
-            warn(f"skipping a checkpoint: {error}")
             # Without a marker it was killed half-way: the first save of a run may leave just that.
-            if (path / files.MARKER).exists():
+            was_finished |= (path / files.MARKER).exists()
+            if str(error) not in problems:
                 problems.append(str(error))
-    return None, problems
+                warn(f"skipping a checkpoint: {error}")
+    return None, was_finished
 
 
-def _verify(path: Path, identity: Mapping[str, str] | None, hashes: bool) -> dict[str, Any]:
+def _verify(path: Path, identity: Identity | None, hashes: bool) -> dict[str, Any]:
     """Return the marker of a whole checkpoint.
 
     Raises BrokenFileError naming the file; InputError if it is whole, but not `identity`'s.
@@ -261,41 +262,35 @@ def _verify(path: Path, identity: Mapping[str, str] | None, hashes: bool) -> dic
 
 
 def _check_marker(path: Path, marker: Mapping[str, Any]) -> None:
-    marker_path = path / files.MARKER
+    """Raise BrokenFileError if the marker was damaged, or leads to files outside its folder."""
+    problem = ""
     if marker.get("facts_sha256") != _facts_sha256(marker):
-        raise BrokenFileError(f"{marker_path}: doesn't fit its own sha256; it was damaged")
-    if step_name(marker["step"]) != path.name:
-        raise BrokenFileError(f"{marker_path}: is that of step {marker['step']}")
-    for name in _OURS:
-        if name not in marker["files"]:
-            raise BrokenFileError(f"{marker_path}: doesn't list {name}")
+        problem = "doesn't fit its own sha256"
+    elif step_name(marker["step"]) != path.name:
+        problem = f"is that of step {marker['step']}"
+    elif unlisted := set(_OURS) - set(marker["files"]):
+        problem = f"doesn't list {min(unlisted)}"
     for name, facts in marker["files"].items():
         is_fact = isinstance(facts, dict) and {"bytes", "sha256"} <= set(facts)
-        if not is_fact or not _is_plain(name) or (path / name).is_symlink():
-            raise BrokenFileError(f"{marker_path}: its entry {name!r} can't be believed")
+        if not is_fact or name != Path(name).name or (path / name).is_symlink():
+            problem = f"its entry {name!r} can't be believed"
+    if problem:
+        raise BrokenFileError(f"{path / files.MARKER}: {problem}")
 
 
-def _check_identity(path: Path, there: Mapping[str, str], asked: Mapping[str, str]) -> None:
-    differing = [key for key in sorted({*there, *asked}) if there.get(key) != asked.get(key)]
-    if differing:
-        lines = [f"\n  {key}: {there.get(key)} there, {asked.get(key)} here" for key in differing]
+def _check_identity(path: Path, there: Identity, asked: Identity) -> None:
+    keys = [key for key in sorted({*there, *asked}) if there.get(key) != asked.get(key)]
+    if keys:
+        lines = [f"\n  {key}: {there.get(key)} there, {asked.get(key)} here" for key in keys]
         raise InputError(
-            f"{path}: belongs to another run:{''.join(lines)}\n"
-            "Give this run another name=, or move the checkpoint away"
+            f"{path}: belongs to another run. Give this one another name=, or move it away."
+            + "".join(lines)
         )
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     # Copies: mapped memory would fault if the file were pruned from another node (NFS).
     return {name: tensor.clone() for name, tensor in load_file(path).items()}
-
-
-def _refusal(folder: Path, problems: list[str]) -> str:
-    listed = "".join(f"\n  {problem}" for problem in problems)
-    return (
-        f"{folder}: no valid checkpoint:{listed}\nThe run refuses to start again from step 0: "
-        "restore a checkpoint, or give fresh=true to begin anew"
-    )
 
 
 def prune_checkpoints(
@@ -366,7 +361,3 @@ def _is_whole(path: Path, hashes: bool = True) -> bool:
     except BrokenFileError:
         return False
     return True
-
-
-def _is_plain(name: str) -> bool:
-    return name == Path(name).name and not name.startswith(".") and name != files.MARKER

@@ -15,7 +15,7 @@ from typing import Any
 
 TASKS = ("squad", "coqa")
 HEADS = ("span",)
-PRECISIONS = ("bf16", "fp32")
+PRECISIONS = ("auto", "bf16", "fp32")
 BAD_RECORD_POLICIES = ("skip", "stop")
 EVALUATE_WHEN = ("at_end",)
 WHERE = ("process", "local", "slurm")
@@ -104,8 +104,8 @@ class Train:
     """AdamW's denominator term."""
     clip_norm: float = 1.0
     """Global gradient norm is clipped to this; 0: not clipped."""
-    precision: str = "bf16"
-    """"bf16" (autocast, weights in fp32) or "fp32"."""
+    precision: str = "auto"
+    """"bf16" (autocast, weights in fp32), "fp32", or "auto": bf16 where it's computed natively."""
     seed: int = 42
     """Seeds order, dropout and the new head's weights."""
     checkpoint_every_steps: int = 500
@@ -139,6 +139,7 @@ class Recipe:
     """One experiment. `name` is its file's name in configs/recipes."""
 
     name: str = ""
+    """What its runs' folder is called; the YAML file's own name unless the file says otherwise."""
     sources: list[Source] = field(default_factory=list)
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
@@ -151,6 +152,7 @@ class Profile:
     """Where jobs run; one YAML each in slurm/profiles."""
 
     name: str = ""
+    """The YAML file's name."""
     where: str = "local"
     """"process": this very process; "local": processes of this machine; "slurm": cluster jobs."""
     gpus_per_node: int = -1
@@ -187,7 +189,6 @@ class Limits:
 
 
 _SHARE = Limits(0, 1, "a share", high_open=True)
-_DROPOUT = Limits(0, 1, "a probability", high_open=True)
 _MANY = 10**9  # of steps or examples: more than anyone has, and it still fits where int32 is used
 _SEED = Limits(0, 2**32 - 1, "a whole number")
 
@@ -202,8 +203,8 @@ LIMITS = {
     "data.max_question_tokens": Limits(1, 65536, "a number of tokens"),
     "data.history_turns": Limits(0, 1000, "a number of turns"),
     "data.num_shards": Limits(0, 99999, "a number of files"),
-    "model.attention_dropout": _DROPOUT,
-    "model.hidden_dropout": _DROPOUT,
+    "model.attention_dropout": _SHARE,
+    "model.hidden_dropout": _SHARE,
     "train.epochs": Limits(0, 10000, "a number of passes", low_open=True),
     "train.max_steps": Limits(0, _MANY, "a number of steps"),
     "train.batch_windows": Limits(1, 1_000_000, "a number of windows"),
@@ -271,7 +272,7 @@ def text_fault(text: str) -> str:
 def show_value(value: object) -> str:
     """Return `value` for a message: on one line, and no longer than a line."""
     text = "null" if value is None else str(value)
-    shown = repr(text) if text_fault(text[:MAX_TEXT_CHARS]) else text
+    shown = text if text.isprintable() else repr(text)
     return shown if len(shown) <= 80 else shown[:60] + "..." + shown[-10:]
 
 
@@ -301,10 +302,8 @@ def _check_sources(recipe: Recipe) -> Iterator[str]:
         if not source.train:
             yield f"{key}.train=: expected a JSON file or a hub name; give {key}.train=..."
         if not source.dev and source.dev_fraction == 0:
-            yield (
-                f"{key}.dev=: expected a JSON file or a hub name to evaluate on; give it, or"
-                f" {key}.dev_fraction=0.1 to split the training groups"
-            )
+            other = f"{key}.dev_fraction=0.1 to split the training groups"
+            yield f"{key}.dev=: expected a JSON file or a hub name to score; give it, or {other}"
         if source.dev and source.dev_fraction > 0:
             given = f"{key}.dev_fraction={source.dev_fraction}"
             yield f"{given}: expected 0 where {key}.dev is given; leave one of the two out"
@@ -319,10 +318,8 @@ def _check_windowing(data: Data) -> Iterator[str]:
     """The limits of text/windows.py, said before anything is tokenised."""
     length, overlap = data.max_length_tokens, data.window_overlap_tokens
     if overlap >= length:
-        yield (
-            f"data.window_overlap_tokens={overlap}: expected less than"
-            f" data.max_length_tokens={length}; lower it (a third of the length is usual)"
-        )
+        wanted = f"less than data.max_length_tokens={length}; a third of it is usual"
+        yield f"data.window_overlap_tokens={overlap}: expected {wanted}"
         return
     # beside the question: 4 special tokens at most (RoBERTa), the overlap, and new context tokens
     new_tokens = max(1, (length - overlap) // 8)
@@ -338,21 +335,15 @@ def _check_windowing(data: Data) -> Iterator[str]:
 def _check_steps(recipe: Recipe) -> Iterator[str]:
     train, length = recipe.train, recipe.data.max_length_tokens
     if train.min_micro_batches_per_step > train.batch_windows:
-        yield (
-            f"train.min_micro_batches_per_step={train.min_micro_batches_per_step}: expected at most"
-            f" train.batch_windows={train.batch_windows}, as each holds a window; lower it"
-        )
+        given = f"train.min_micro_batches_per_step={train.min_micro_batches_per_step}"
+        yield f"{given}: expected at most train.batch_windows={train.batch_windows}; lower it"
     if 0 < train.max_steps <= train.warmup_steps:
-        yield (
-            f"train.warmup_steps={train.warmup_steps}: expected less than"
-            f" train.max_steps={train.max_steps}, or the rate never reaches its height; lower it"
-        )
+        given = f"train.warmup_steps={train.warmup_steps}"
+        yield f"{given}: expected less than train.max_steps={train.max_steps}; lower it"
     for key, tokens in (
         ("train.micro_batch_tokens", train.micro_batch_tokens),
         ("evaluation.batch_tokens", recipe.evaluation.batch_tokens),
     ):
         if tokens < length:
-            yield (
-                f"{key}={tokens}: expected at least data.max_length_tokens={length}, as one window"
-                " must fit; raise it, or lower the length"
-            )
+            limit = f"at least data.max_length_tokens={length}, as one window must fit"
+            yield f"{key}={tokens}: expected {limit}; raise it, or lower the length"

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from qa_dist.recipe import Recipe, show_value
@@ -64,7 +65,8 @@ class Slot(NamedTuple):
     owner: type
     name: str
     hint: Any
-    kind: str  # "value", "section", "list" or "table" (a dict of texts)
+    kind: str
+    """"value", "section", "list" or "table" (a dict of texts)."""
 
     @property
     def is_optional(self) -> bool:
@@ -73,7 +75,8 @@ class Slot(NamedTuple):
     @property
     def takes(self) -> type:
         """The type of its value, None aside."""
-        return next(k for k in (get_args(self.hint) or (self.hint,)) if k is not type(None))
+        kinds: tuple[type, ...] = get_args(self.hint) or (self.hint,)
+        return next(kind for kind in kinds if kind is not type(None))
 
 
 def describe_fields(root: type = Recipe) -> list[FieldDoc]:
@@ -95,7 +98,7 @@ def slots(root: type, prefix: str = "") -> dict[str, Slot]:
     hints = get_type_hints(root)
     for item in fields(root):
         path, hint = f"{prefix}{item.name}", hints[item.name]
-        if is_dataclass(hint):
+        if isinstance(hint, type) and is_dataclass(hint):
             found[path] = Slot(root, item.name, hint, "section")
             found |= slots(hint, f"{path}.")
         elif get_origin(hint) is list:
@@ -108,7 +111,16 @@ def slots(root: type, prefix: str = "") -> dict[str, Slot]:
     return found
 
 
+def find_slot(root: type, path: str) -> Slot | None:
+    """Return where the value of `path` goes; a table's texts go by `<table>.<any key>`."""
+    found, table = slots(root).get(slot_path(path)), slots(root).get(path.partition(".")[0])
+    if found is None and table is not None and table.kind == "table":
+        return table._replace(kind="value")
+    return found
+
+
 def leaf_paths(root: type) -> list[str]:
+    """Return the paths that take a value."""
     return [path for path, slot in slots(root).items() if slot.kind in ("value", "table")]
 
 
@@ -131,10 +143,11 @@ def _docstrings(owner: type) -> dict[str, str]:
     (tree,) = ast.parse(inspect.getsource(owner)).body
     assert isinstance(tree, ast.ClassDef)
     docs = {}
-    for above, below in zip(tree.body, tree.body[1:], strict=False):
-        if isinstance(above, ast.AnnAssign) and isinstance(above.target, ast.Name):  # noqa: SIM102
-            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-                docs[above.target.id] = " ".join(str(below.value.value).split())
+    lines = tree.body[1:]  # the first is the class's own docstring
+    for above, below in pairwise(lines):
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            assert isinstance(above, ast.AnnAssign) and isinstance(above.target, ast.Name)
+            docs[above.target.id] = " ".join(str(below.value.value).split())
     return docs
 
 
@@ -147,8 +160,14 @@ def expected(slot: Slot) -> str:
 
 def did_you_mean(key: str, known: Iterable[str]) -> str:
     """Return `; did you mean "train.learning_rate"?`, or a hint where nothing is like `key`."""
-    best = _closest(key, list(known))
-    return f'; did you mean "{best}"?' if best else "; jobs/launch.py --help lists all of them"
+    candidates = list(known)
+    best = _closest(key, candidates)
+    if best:
+        index = re.match(r"sources\.([0-9]{1,3})\.", plain_path(key))
+        return f'; did you mean "{best.replace(".0.", f".{index[1]}.") if index else best}"?'
+    if len(candidates) <= 10:
+        return f"; there are {', '.join(candidates)}"
+    return "; jobs/launch.py --help lists all of them"
 
 
 def _closest(key: str, known: list[str]) -> str | None:

@@ -60,6 +60,8 @@ class Example:
     """Scoring rule of text/metrics.py: "squad_v1", "squad_v2" or "coqa"."""
     group: str
     """The unit of held-out splits and of the bootstrap: article title, story id."""
+    ordinal: int = 0
+    """Its place among the questions of its record, from 0."""
     facets: dict[str, str] = field(default_factory=dict)
     """What reports are broken down by, e.g. {"domain": "mctest", "turn": "3", "answer_type": "yes"}."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from qa_dist.data.shards import KIND_CLASS, KIND_SPAN, Shard, Split
+from qa_dist.data.shards import KIND_CLASS, KIND_NULL, KIND_SPAN, Shard, Split
 from qa_dist.text.windows import PairTemplate
 
 PAD_MULTIPLE = 8
@@ -30,7 +30,12 @@ class Batch:
     ends: torch.Tensor  # (B,) int64
     context_at: np.ndarray[tuple[int], np.dtype[np.int64]]  # (B,) position of the first context token
     context_from: np.ndarray[tuple[int], np.dtype[np.int64]]  # (B,) its number in the context
-    num_tokens: int  # real tokens, without padding
+    lengths: np.ndarray[tuple[int], np.dtype[np.int64]]  # (B,) real tokens of each window
+
+    @property
+    def num_tokens(self) -> int:
+        """Real tokens, without padding."""
+        return int(self.lengths.sum())
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on `device`."""
@@ -46,7 +51,7 @@ class Batch:
             **moved,
             context_at=self.context_at,
             context_from=self.context_from,
-            num_tokens=self.num_tokens,
+            lengths=self.lengths,
         )
 
 
@@ -80,10 +85,13 @@ def collate(
             targets[1, i] = at + int(shard["window_end"][row]) - start
         elif kind >= KIND_CLASS:
             targets[:, i] = width + kind - KIND_CLASS
+        if null_class is None:
+            null_at = template.null_position % length  # negative: counted from the window's end
+            candidates[i, null_at] = True
         else:
-            targets[:, i] = template.null_position if null_class is None else width + null_class
-    if null_class is None:
-        candidates[:, template.null_position] = True
+            null_at = width + null_class
+        if kind == KIND_NULL:
+            targets[:, i] = null_at
     return Batch(
         input_ids=torch.from_numpy(ids),
         token_type_ids=torch.from_numpy(types),
@@ -93,7 +101,7 @@ def collate(
         ends=torch.from_numpy(targets[1]),
         context_at=context_at,
         context_from=context_from,
-        num_tokens=int(real.sum()),
+        lengths=real.sum(axis=1),
     )
 
 

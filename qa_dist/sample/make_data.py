@@ -49,7 +49,7 @@ def _new_stories(rng: random.Random, num_stories: int, taken: set[str]) -> list[
     stories: list[Story] = []
     while len(stories) < num_stories:
         source = SOURCES[len(stories) % len(SOURCES)]
-        story = make_story(rng, source, num_facts=7 + int(rng.random() * 3))
+        story = make_story(rng, source, num_facts=6 + int(rng.random() * 3))
         if story.text not in taken:
             taken.add(story.text)
             stories.append(story)

@@ -1,7 +1,8 @@
 """The micro-world's words: people, what can be said of them, and how it is said and asked.
 
 Data only. To add a relation, give its slots' values, its sentences, its questions, and make
-everything again (README.md). A value must not stand in a template or among another slot's values.
+everything again (README.md). A value must not stand in two slots, nor in a sentence's or
+question's own words.
 """
 
 from __future__ import annotations

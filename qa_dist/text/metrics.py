@@ -104,7 +104,7 @@ def score_squad_v1(
     """
     bare = [key for key, answers in golds.items() if not answers]
     if bare or not golds:
-        found = f"question {bare[0]!r} has none" if bare else "there is no question"
+        found = f"{bare[0]!r} has none (is it task=squad_v2?)" if bare else "there is no question"
         raise InputError(f"expected answers to every question of SQuAD 1.1, but {found}")
     exact, f1 = _sums(_scores("squad_v1", golds, predictions).values())
     return {"exact_match": 100.0 * exact / len(golds), "f1": 100.0 * f1 / len(golds)}

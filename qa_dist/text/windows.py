@@ -86,7 +86,7 @@ class TokenizedContext:
     char_starts: Ints
     """First code point of each token; never falls from one token to the next."""
     char_ends: Ints
-    """Code point after each token's last; never falls either. A whitespace token ends at its start."""
+    """Code point after each token's last; never falls either. Its start: a whitespace token."""
 
 
 def read_pair_template(tokenizer: Tokenizer, cls_id: int, sep_id: int, pad_id: int) -> PairTemplate:
@@ -313,31 +313,27 @@ def char_span_to_tokens(
     Characters at the (half-open) span's ends that are in no token, such as whitespace, are left
     out; None if nothing remains. A character of several tokens (byte-level BPE) is taken whole.
     """
-    starts, ends = context.char_starts, context.char_ends
+    kept = np.flatnonzero(context.char_starts < context.char_ends)  # all but whitespace tokens
+    starts, ends = context.char_starts[kept], context.char_ends[kept]
     start, end = (starts.dtype.type(char) for char in char_span)  # else searchsorted copies
-    if start >= end or not len(starts):
+    if start >= end or not len(kept):
         return None
-    start = max(start, starts[min(ends.searchsorted(start, "right"), len(starts) - 1)])
+    start = max(start, starts[min(ends.searchsorted(start, "right"), len(kept) - 1)])
     end = min(end, ends[max(starts.searchsorted(end, "left") - 1, 0)])
     if start >= end:
         return None
-    first = int(starts.searchsorted(starts[starts.searchsorted(start, "right") - 1], "left"))
-    last = int(ends.searchsorted(ends[ends.searchsorted(end, "left")], "right")) - 1
+    first = starts.searchsorted(starts[starts.searchsorted(start, "right") - 1], "left")
+    last = ends.searchsorted(ends[ends.searchsorted(end, "left")], "right") - 1
     if first > last:  # two tokens share characters and each holds the span: the shorter one
         first = last = min(last, first, key=lambda i: int(ends[i] - starts[i]))
-    return _without_empty_ends(context, first, last)
+    return int(kept[first]), int(kept[last])
 
 
 def tokens_to_char_span(context: TokenizedContext, start: int, end: int) -> tuple[int, int]:
-    """Return the half-open char span of tokens start..end (inclusive), outer whitespace left out."""
-    first, last = _without_empty_ends(context, start, end)
-    return int(context.char_starts[first]), int(context.char_ends[last])
-
-
-def _without_empty_ends(context: TokenizedContext, first: int, last: int) -> tuple[int, int]:
+    """Return the half-open char span of tokens start..end, inclusive, less outer whitespace."""
     starts, ends = context.char_starts, context.char_ends
-    while first < last and starts[first] == ends[first]:
-        first += 1
-    while first < last and starts[last] == ends[last]:
-        last -= 1
-    return first, last
+    while start < end and starts[start] == ends[start]:
+        start += 1
+    while start < end and starts[end] == ends[end]:
+        end -= 1
+    return int(starts[start]), int(ends[end])

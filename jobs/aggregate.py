@@ -1,0 +1,23 @@
+"""Merge a run's predictions into scores and TensorBoard.
+
+    python jobs/aggregate.py run=runs/tiny_coqa/main
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from qa_dist.cluster.pipeline import run_stage_here  # noqa: E402
+
+
+def main(argv: Sequence[str]) -> int:
+    """Return the exit status: 0 done, 2 bad input, 75 stopped in order."""
+    return run_stage_here("aggregate", argv, __doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,83 @@
+"""What a launch would do, for dry_run=true: stages, shards, steps, windows and memory, estimated without a tokenizer.
+
+Reads a sample of records and the encoder's config.json; writes nothing, loads no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from qa_dist.cluster.submit import Place
+from qa_dist.data.prepared import Prepared
+from qa_dist.data.tokenizer import read_model_config
+from qa_dist.prepare import Plan, sample_passages
+from qa_dist.recipe import Recipe
+from qa_dist.text.windows import cut_windows
+
+_CHARS_PER_TOKEN = 4.4  # English, WordPiece of 30,000: SQuAD's contexts have 4.3 to 4.6
+_BYTES_PER_PARAMETER = 16  # fp32 weights, gradients and AdamW's two moments
+_SAMPLE = 64
+
+
+def print_forecast(
+    recipe: Recipe, place: Place, plan: Plan, prepared: Prepared, stages: Sequence[str]
+) -> None:
+    """Print the stages with their elements, and about how much there is to do."""
+    windows = {
+        split: round(num * windows_per_question(recipe, plan, split))
+        for split, num in plan.num_questions.items()
+    }
+    steps = recipe.train.max_steps or max(
+        1, round(recipe.train.epochs * windows["train"] / recipe.train.batch_windows)
+    )
+    checkpoints = min(math.ceil(steps / recipe.train.checkpoint_every_steps), recipe.train.keep_checkpoints + 1)
+    shards = sum(prepared.num_shards.values())
+    num_eval = (shards - prepared.num_shards["train"]) * checkpoints
+    missing = sum(len(prepared.missing(split)) for split in prepared.num_shards)
+    elements = {
+        "prepare": f"{shards} shards, {missing} to make, {place.max_parallel} at once; {prepared.folder}",
+        "train": f"about {steps:,} steps of {recipe.train.batch_windows} windows, {place.num_ranks} ranks, "
+        f"{place.num_gpus or 'no'} GPUs; about {memory_gb(recipe):.1f} GB per rank",
+        "evaluate": f"up to {num_eval} elements (checkpoint x shard), {place.max_parallel} at once",
+        "aggregate": "1 element",
+    }
+    print("stages:")
+    for stage in stages:
+        print(f"  {stage:10s} {elements[stage]}")
+    for split, num in plan.num_questions.items():
+        print(f"{split}: {num:,} questions, about {windows[split]:,} windows in {prepared.num_shards[split]} shards")
+    print("dry run: nothing was written")
+
+
+def windows_per_question(recipe: Recipe, plan: Plan, split: str) -> float:
+    """Return about how many windows a question of a split has, from a sample of its records."""
+    data = recipe.data
+    num_questions = num_windows = 0
+    for passage in sample_passages(recipe, plan, split, _SAMPLE):
+        tokens = round(len(passage.context) / _CHARS_PER_TOKEN)
+        for example in passage.examples:
+            history = example.history[-2 * data.history_turns :] if data.history_turns else ()
+            question = sum(len(text) / _CHARS_PER_TOKEN + 1 for text in (*history, example.question))
+            room = data.max_length_tokens - 3 - min(round(question), data.max_question_tokens)
+            num_windows += len(cut_windows(tokens, room, data.window_overlap_tokens))
+            num_questions += 1
+    return num_windows / max(1, num_questions)
+
+
+def memory_gb(recipe: Recipe) -> float:
+    """Return about the memory of one rank: state of all parameters, and activations of one micro-batch; in GB."""
+    config = read_model_config(recipe.model.name)
+    hidden = int(config.get("hidden_size", 768))
+    inner = int(config.get("intermediate_size", 4 * hidden))
+    layers = int(config.get("num_hidden_layers", 12))
+    own_layers = int(config.get("num_hidden_groups", layers))  # ALBERT shares them
+    embedding = int(config.get("embedding_size", hidden))
+    vocab = int(config.get("vocab_size", 30_000))
+    parameters = vocab * embedding + own_layers * (4 * hidden * hidden + 2 * hidden * inner)
+    bytes_per_value = 4 if recipe.train.precision == "fp32" else 2
+    tokens = min(recipe.train.micro_batch_tokens, recipe.train.batch_windows * recipe.data.max_length_tokens)
+    activations = tokens * layers * (12 * hidden + 3 * inner) * bytes_per_value
+    return float(np.round((parameters * _BYTES_PER_PARAMETER + activations) / 1e9, 2))

@@ -1,0 +1,125 @@
+"""One array element of a stage, as a process runs it: find the run on disk, do the element, leave a clear word.
+
+What submitit pickles is a StageJob: a stage's name, paths and numbers, nothing else. The process's own log goes to
+logs/<stage>-<element>-<attempt>-<rank>.{out,err}; a failure ends up in status/<stage>-<element>.json.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from qa_dist.files import read_json_if_there, write_status
+from qa_dist.records import InputError
+from qa_dist.run_dir import RunDir
+
+STAGES = ("prepare", "train", "evaluate", "aggregate")
+_WATCH_S = 1.0
+
+
+def run_stage(stage: str, run: RunDir, element: int) -> str:
+    """Do one element of a stage in this process; return "done", or "stopped" if a signal ended it in order."""
+    # Imported here: a submit must not load torch.
+    if stage == "prepare":
+        from qa_dist.prepare import prepare_element
+
+        prepare_element(run, element)
+    elif stage == "train":
+        from qa_dist.training.loop import train
+
+        return train(run)
+    elif stage == "evaluate":
+        from qa_dist.evaluation.predict import evaluate_element
+
+        evaluate_element(run, element)
+    elif stage == "aggregate":
+        from qa_dist.evaluation.aggregate import aggregate
+
+        aggregate(run)
+    else:
+        raise InputError(f"stage={stage}: expected one of {', '.join(STAGES)}")
+    return "done"
+
+
+def report_failure(run: RunDir, stage: str, element: int, error: BaseException) -> None:
+    """Write a failure to the element's status file: the message of an InputError, else the traceback's end."""
+    path = run.status_file(stage, element)
+    text = str(error)
+    if not isinstance(error, InputError):
+        lines = "".join(traceback.format_exception(error)).strip().splitlines()
+        text = "\n".join(lines[-12:])
+    facts = read_json_if_there(path) or {}
+    write_status(path, {**facts, "state": "failed", "error": text, "updated_at": time.time()})
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """Called in the job's own processes, once per rank."""
+
+    stage: str
+    run: str
+    """The run's folder."""
+    element: int
+    attempt: int
+    launcher_pid: int
+    """Stop in order when this process is gone (a launcher that was killed must not leave work behind); 0: don't."""
+    master_port: int
+    """Where ranks of one machine meet."""
+    threads: int
+    """Threads for a process that computes without ranks."""
+
+    def __call__(self) -> str:
+        """Run the element; raise what went wrong, after saying so in the status file."""
+        os.umask(0o077)
+        run = RunDir(Path(self.run))
+        rank = int(os.environ.get("SUBMITIT_LOCAL_GLOBALID", "0"))
+        world_size = int(os.environ.get("SUBMITIT_LOCAL_NTASKS", "1"))
+        self._redirect(run, rank)
+        os.environ.update(
+            RANK=str(rank),
+            LOCAL_RANK=os.environ.get("SUBMITIT_LOCAL_LOCALID", "0"),
+            WORLD_SIZE=str(world_size),
+            LOCAL_WORLD_SIZE=str(world_size),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(self.master_port),
+            QA_DIST_ATTEMPT=str(self.attempt),
+            OMP_NUM_THREADS=str(self.threads),
+            RAYON_NUM_THREADS=str(self.threads),
+            TOKENIZERS_PARALLELISM="true" if self.threads > 1 else "false",
+        )
+        for signum in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(signum, signal.SIG_DFL)  # submitit's own would swallow it; training sets its own
+        if self.launcher_pid:
+            threading.Thread(target=_watch, args=(self.launcher_pid,), daemon=True).start()
+        try:
+            return run_stage(self.stage, run, self.element)
+        except BaseException as error:
+            if rank == 0 or not isinstance(error, SystemExit):
+                report_failure(run, self.stage, self.element, error)
+            raise
+
+    def _redirect(self, run: RunDir, rank: int) -> None:
+        """Send stdout and stderr to this attempt's own log files."""
+        run.logs.mkdir(parents=True, exist_ok=True)
+        for handle, ending in ((1, "out"), (2, "err")):
+            name = f"{self.stage}-{self.element}-{self.attempt}-{rank}.{ending}"
+            log = os.open(run.logs / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.dup2(log, handle)
+            os.close(log)
+        print(f"# {self.stage} {self.element}, attempt {self.attempt}, rank {rank}", flush=True)
+
+
+def _watch(pid: int) -> None:
+    """Send ourselves SIGTERM once process `pid` is gone."""
+    while True:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        time.sleep(_WATCH_S)

@@ -1,0 +1,44 @@
+"""What this machine gives to a run: cores, GPUs, ranks, how many array elements at once. No torch: asked by a submit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+from qa_dist.cluster.submit import Place
+from qa_dist.recipe import Profile
+from qa_dist.records import InputError
+
+
+def find_place(profile: Profile) -> Place:
+    """Return what a profile takes of this machine. Raises InputError if it asks for more than there is."""
+    num_cores = len(os.sched_getaffinity(0))
+    num_there = count_gpus()
+    num_gpus = num_there if profile.gpus_per_node < 0 else profile.gpus_per_node
+    if num_gpus > num_there:
+        raise InputError(
+            f"gpus_per_node={num_gpus}: this machine shows {num_there} GPUs (nvidia-smi -L); give gpus_per_node={num_there}"
+        )
+    num_ranks = profile.ranks_per_node or max(1, num_gpus)
+    if profile.where == "process":
+        num_ranks, num_gpus = 1, min(num_gpus, 1)
+    if num_gpus and num_ranks != num_gpus:
+        raise InputError(
+            f"ranks_per_node={num_ranks} with gpus_per_node={num_gpus}: each rank takes one GPU; give equal numbers, or "
+            "gpus_per_node=0 to train on the CPU"
+        )
+    return Place(num_ranks, num_gpus, profile.max_parallel or num_cores, num_cores)
+
+
+def count_gpus() -> int:
+    """Return how many NVIDIA GPUs this process may use, without loading torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([x for x in visible.split(",") if x.strip() not in ("", "-1")])
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    answer = subprocess.run(
+        ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False
+    )
+    return sum(line.startswith("GPU ") for line in answer.stdout.splitlines())

@@ -1,0 +1,138 @@
+"""What a person sees in the terminal: plan, progress of each stage, summary of prepared data, table of scores.
+
+rich where stdout is a terminal, plain lines where it isn't (a log file, a pipe). Reads dicts, writes text; knows no
+files and no stages.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+_PLAIN_EVERY_S = 10.0
+
+
+class StageProgress:
+    """The progress of one stage: a bar in a terminal; elsewhere a line now and then."""
+
+    def __init__(self, console: Console, stage: str, num_elements: int) -> None:
+        self._console, self._stage, self._num_elements = console, stage, num_elements
+        self._started = time.monotonic()
+        self._last_line = self._started
+        self._bar: Progress | None = None
+        elements = f" ({num_elements} elements)" if num_elements > 1 else ""
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[unit]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(f"{stage:9s}{elements}", total=None, unit="", note="")
+        else:
+            console.print(f"{stage}{elements} ...", highlight=False)
+
+    def update(self, statuses: Mapping[int, Mapping[str, Any]]) -> None:
+        """Show how far the elements are."""
+        known = [status for status in statuses.values() if status.get("of")]
+        done = sum(int(status["step"]) for status in known)
+        total = sum(int(status["of"]) for status in known)
+        if known and len(known) < self._num_elements:
+            total = total * self._num_elements // len(known)  # those not started: as long as the others
+        unit = str(known[0].get("unit", "")) if known else ""
+        note = next((str(s["note"]) for s in known if s.get("note")), "")
+        if self._bar:
+            self._bar.update(self._task, completed=done, total=total or None, unit=unit, note=note)
+        elif known and time.monotonic() - self._last_line >= _PLAIN_EVERY_S:
+            self._last_line = time.monotonic()
+            seconds = self._last_line - self._started
+            self._console.print(
+                f"{self._stage}: {done} of {total} {unit}, {seconds:.0f} s {note}".rstrip(), highlight=False
+            )
+
+    def finish(self, state: str) -> None:
+        """End the bar, or write a last line."""
+        if self._bar:
+            self._bar.stop()
+        else:
+            seconds = time.monotonic() - self._started
+            self._console.print(f"{self._stage}: {state} after {seconds:.1f} s", highlight=False)
+
+
+def show_prepared(console: Console, split: str, summary: Mapping[str, Any], seconds: float) -> None:
+    """Print what was prepared: counts, lengths, speed, what was dropped, and the ceiling."""
+    speed = f", {summary['windows'] / seconds:,.0f} windows/s" if seconds > 0 else ""
+    console.print(
+        f"  {split}: {summary['examples']:,} examples, {summary['windows']:,} windows{speed}; tokens: mean "
+        f"{summary['tokens_mean']:.0f}, 95 % under {summary['tokens_p95']}, longest {summary['tokens_max']}; "
+        f"{summary['bytes'] / max(1, summary['windows']):,.0f} bytes per window",
+        highlight=False,
+    )
+    console.print(
+        f"  {split}: ceiling (the targets themselves against the references): EM {summary['ceiling_em']:.1f}, "
+        f"F1 {summary['ceiling_f1']:.1f}; {summary['cut_questions']:,} questions with history cut short",
+        highlight=False,
+    )
+    for reason, (count, ids) in sorted(summary["dropped"].items()):
+        console.print(
+            f"  {split}: reported {count:,}: {escape(reason)} (first: {escape(', '.join(ids))})", highlight=False
+        )
+    if summary.get("doubled_ids"):
+        console.print(
+            f"  {split}: {summary['doubled_ids']} question ids occur more than once; each counts once in the scores",
+            highlight=False,
+        )
+
+
+def show_scores(console: Console, scores: Mapping[str, Any], recipe: str) -> None:
+    """Print EM and F1 with intervals: all thresholds, then by answer type, turn and domain."""
+    num, groups = scores["num_questions"], scores["num_groups"]
+    over = f"{num:,} questions" + (f" of {groups:,} stories" if groups != num else "")
+    table = Table(title=f"{recipe}, step {scores['step']}: {over}", title_justify="left")
+    for name, side in (("", "left"), ("questions", "right"), ("EM", "right"), ("F1", "right")):
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    for name, figures in scores["scores"].items():
+        mark = " *" if name == scores["headline"] and len(scores["scores"]) > 1 else ""
+        table.add_row(_threshold_label(name, figures) + mark, f"{num:,}", *_cells(figures), style="bold")
+    for kind, rows in scores["by"].items():
+        table.add_section()
+        for row, figures in rows.items():
+            label = f"{kind.replace('_', ' ')}: {row}"
+            table.add_row(label, f"{figures['num_questions']:,}", *_cells(figures))
+    console.print(table)
+    notes = "[..]: 95 % bootstrap interval."
+    if len(scores["scores"]) > 1:
+        notes += " *: the threshold used below it; oracle was chosen on dev itself and is an upper bound."
+    console.print(escape(notes), highlight=False)
+
+
+def _threshold_label(name: str, figures: Mapping[str, Any]) -> str:
+    if name == "always_answer":
+        return "all"
+    threshold = figures["threshold"]
+    at = "" if threshold is None or name == "at_0" else f" ({threshold:.2f})"
+    return "all, no-answer threshold 0" if name == "at_0" else f"all, threshold {name}{at}"
+
+
+def _cells(figures: Mapping[str, float]) -> list[str]:
+    return [
+        f"{figures[m]:.1f} \\[{figures[m + '_low']:.1f}, {figures[m + '_high']:.1f}]" for m in ("em", "f1")
+    ]

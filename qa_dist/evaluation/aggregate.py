@@ -1,0 +1,245 @@
+"""Predictions of all elements -> scores/step-*.json and TensorBoard at the checkpoint's own step.
+
+Every question's scores are kept by id and summed exactly (math.fsum), so that 1, 2 or 7 shards give the same last
+digit; an id counts once; if any is missing there is no total. Run again, it writes the same. The no-answer threshold
+is reported thrice: at 0, tuned on held-out training groups, and "oracle" (chosen on dev: an upper bound).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qa_dist import faults
+from qa_dist.data.prepared import Prepared, read_prepared
+from qa_dist.data.shards import Shard
+from qa_dist.evaluation.elements import is_evaluated
+from qa_dist.files import read_json, write_json, write_status
+from qa_dist.recipe_loading import load_saved_recipe
+from qa_dist.records import InputError
+from qa_dist.run_dir import RunDir, step_name
+from qa_dist.scalars import write_scores
+from qa_dist.tasks import TASKS, Task
+from qa_dist.text.decode import best_threshold
+from qa_dist.text.metrics import bootstrap_interval
+
+ALWAYS = "always_answer"  # SQuAD 1.1: every question is answered
+_BREAKDOWNS = ("answer_type", "turn", "domain")
+_LAST_TURN = 10
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """The questions of a split, one array element each, in the order of their ids."""
+
+    ids: list[str]
+    groups: list[str]
+    facets: list[dict[str, str]]
+    texts: list[str]
+    null_odds: NDArray[np.float64]
+    answered: dict[str, NDArray[np.float64]]
+    """"em" and "f1" (0..1) with the best answer."""
+    unanswered: dict[str, NDArray[np.float64]]
+    """The same, had no answer been given."""
+    can_abstain: bool
+    """Whether the task knows "no answer": not SQuAD 1.1."""
+
+    def scores(self, metric: str, threshold: float) -> NDArray[np.float64]:
+        """Return the score (0..1) of each question under a null threshold: (questions,)."""
+        return np.where(self.null_odds > threshold, self.unanswered[metric], self.answered[metric])
+
+
+def aggregate(run: RunDir) -> list[int]:
+    """Score every evaluated checkpoint; return the steps. Raises InputError naming what is missing."""
+    recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
+    task = TASKS[recipe.sources[0].task]
+    folders = sorted(p for p in run.predictions.glob("step-*") if p.is_dir())
+    steps = [int(folder.name[5:]) for folder in folders]
+    if not steps:
+        raise InputError(f"{run.predictions}: nothing was evaluated yet; run the evaluate stage first")
+    for done, step in enumerate(steps):
+        write_status(
+            run.status_file("aggregate", 0),
+            {"state": "running", "step": done, "of": len(steps), "unit": "checkpoints", "updated_at": time.time()},
+        )
+        write_json(run.scores_file(step), _score_step(run, prepared, task, step, recipe.evaluation.num_resamples))
+        faults.reach("aggregate.after_json", step)
+    rebuild_tensorboard(run)
+    write_status(
+        run.status_file("aggregate", 0),
+        {"state": "done", "step": len(steps), "of": len(steps), "unit": "checkpoints", "updated_at": time.time()},
+    )
+    return steps
+
+
+def rebuild_tensorboard(run: RunDir) -> None:
+    """Write the scores of all checkpoints to TensorBoard anew, from scores/*.json."""
+    points = {}
+    for path in sorted(run.scores.glob("step-*.json")):
+        scores = read_json(path)
+        values = {f"dev/{m}": scores["scores"][scores["headline"]][m] for m in ("em", "f1")}
+        for name, figures in scores["scores"].items():
+            values |= {f"dev_{name}/{m}": figures[m] for m in ("em", "f1")}
+        for kind, rows in scores["by"].items():
+            values |= {f"dev_f1_by_{kind}/{row}": figures["f1"] for row, figures in rows.items()}
+        points[int(scores["step"])] = values
+    write_scores(run.tensorboard, points)
+
+
+def _score_step(
+    run: RunDir, prepared: Prepared, task: Task, step: int, num_resamples: int
+) -> dict[str, Any]:
+    """Return what scores/step-*.json holds."""
+    dev = _read_questions(run, prepared, step, "dev")
+    thresholds = {ALWAYS: math.inf}
+    if dev.can_abstain:
+        thresholds = {"at_0": 0.0}
+        if "heldout" in prepared.num_shards:
+            thresholds["tuned"] = _tune(_read_questions(run, prepared, step, "heldout"))
+        thresholds["oracle"] = _tune(dev)
+    headline = "tuned" if "tuned" in thresholds else next(iter(thresholds))
+    _write_official(run, task, step, dev, thresholds[headline])
+    figures = {
+        name: {
+            "threshold": threshold if math.isfinite(threshold) else None,
+            **_figures(dev, threshold, range(len(dev.ids)), num_resamples),
+        }
+        for name, threshold in thresholds.items()
+    }
+    return {
+        "step": step,
+        "run": run.root.name,
+        "fingerprint": prepared.fingerprint,
+        "headline": headline,
+        "num_questions": len(dev.ids),
+        "num_groups": len(set(dev.groups)),
+        "scores": figures,
+        "by": _break_down(dev, thresholds[headline], num_resamples),
+        "partial": False,
+    }
+
+
+def _tune(questions: _Questions) -> float:
+    """Return the threshold with the best F1."""
+    return best_threshold(questions.null_odds, questions.answered["f1"], questions.unanswered["f1"])
+
+
+def _figures(
+    questions: _Questions, threshold: float, rows: Sequence[int], num_resamples: int
+) -> dict[str, float]:
+    """Return EM and F1 in percent over some questions, each with its 95 % interval over groups."""
+    picked = np.asarray(rows)
+    groups = [questions.groups[i] for i in rows]
+    figures: dict[str, float] = {}
+    for metric in ("em", "f1"):
+        values = 100 * questions.scores(metric, threshold)[picked]
+        low, high = bootstrap_interval(values.tolist(), groups=groups, num_resamples=num_resamples)
+        figures[metric] = math.fsum(values.tolist()) / len(rows)
+        figures[f"{metric}_low"], figures[f"{metric}_high"] = low, high
+    return figures
+
+
+def _break_down(
+    questions: _Questions, threshold: float, num_resamples: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the figures by answer type, turn and domain, where questions have these facets."""
+    tables: dict[str, dict[str, dict[str, float]]] = {}
+    for kind in _BREAKDOWNS:
+        rows: dict[str, list[int]] = {}
+        for i, facets in enumerate(questions.facets):
+            if kind in facets:
+                rows.setdefault(_facet_row(kind, facets[kind]), []).append(i)
+        if len(rows) > 1:
+            tables[kind] = {
+                name: {
+                    "num_questions": len(rows[name]),
+                    **_figures(questions, threshold, rows[name], num_resamples),
+                }
+                for name in sorted(rows, key=lambda n: (n.isdigit() or n.startswith(">"), len(n), n))
+            }
+    return tables
+
+
+def _facet_row(kind: str, value: str) -> str:
+    return f">={_LAST_TURN}" if kind == "turn" and int(value) >= _LAST_TURN else value
+
+
+def _read_questions(run: RunDir, prepared: Prepared, step: int, split: str) -> _Questions:
+    """Read all predictions of a split, each id once. Raises InputError naming shards or questions without any."""
+    rows: dict[str, dict[str, Any]] = {}
+    expected: set[str] = set()
+    unfinished = []
+    for path in prepared.shards(split):
+        shard = Shard(path)
+        expected.update(shard.example(i)["id"] for i in range(shard.num_examples))
+        if not is_evaluated(run, step, path.name):
+            unfinished.append(path.name)
+            continue
+        with run.predictions_file(step, path.name).open(encoding="utf-8") as lines:
+            for line in lines:
+                row = json.loads(line)
+                rows.setdefault(row["id"], row)
+    if unfinished:
+        raise InputError(
+            f"{step_name(step)}: no total, since {len(unfinished)} of {prepared.num_shards[split]} shards of {split} "
+            f"have no predictions: {_some(unfinished)}. Launch the run again: it evaluates what is missing"
+        )
+    missing = sorted(expected - rows.keys())
+    if missing:
+        raise InputError(
+            f"{step_name(step)}: no total, since {len(missing)} questions have no prediction: {_some(missing)}"
+        )
+    return _to_arrays([rows[i] for i in sorted(expected)])
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _to_arrays(rows: Sequence[Mapping[str, Any]]) -> _Questions:
+    def column(name: str) -> NDArray[np.float64]:
+        return np.array([math.inf if r[name] is None else r[name] for r in rows], dtype=np.float64)
+
+    can_abstain = any(row["rule"] != "squad_v1" for row in rows)
+    odds = column("null_odds")
+    return _Questions(
+        ids=[row["id"] for row in rows],
+        groups=[row["group"] if row["rule"] == "coqa" else row["id"] for row in rows],
+        facets=[row["facets"] for row in rows],
+        texts=[row["text"] for row in rows],
+        null_odds=odds if can_abstain else np.full(len(rows), -math.inf),
+        answered={"em": column("exact"), "f1": column("f1")},
+        unanswered={"em": column("null_exact"), "f1": column("null_f1")},
+        can_abstain=can_abstain,
+    )
+
+
+def _write_official(
+    run: RunDir, task: Task, step: int, questions: _Questions, threshold: float
+) -> None:
+    """Write predictions in the official script's format, so that anyone can score them again (jobs/score.py)."""
+    folder = run.predictions / step_name(step)
+    texts = [
+        task.NULL_TEXT if odds > threshold else text
+        for odds, text in zip(questions.null_odds.tolist(), questions.texts, strict=True)
+    ]
+    answers: Iterable[Any]
+    if task.NULL_CLASS is None:
+        write_json(folder / "official.json", dict(zip(questions.ids, texts, strict=True)))
+        if questions.can_abstain:
+            odds = [o if math.isfinite(o) else 1e9 for o in questions.null_odds.tolist()]
+            write_json(folder / "official_null_odds.json", dict(zip(questions.ids, odds, strict=True)))
+    else:
+        pairs = [example_id.rsplit("#", 1) for example_id in questions.ids]
+        answers = [
+            {"id": story, "turn_id": int(turn), "answer": text}
+            for (story, turn), text in zip(pairs, texts, strict=True)
+        ]
+        write_json(folder / "official.json", list(answers))

@@ -1,0 +1,60 @@
+"""One holder at a time: advisory locks on files of a run, given back by the kernel however their holder ends.
+
+A launch holds launch.lock, a training process train.lock. Works between processes of one machine, and over NFS 4.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from qa_dist.records import InputError
+
+
+@contextmanager
+def locked(
+    path: Path, what: str, wait_s: float = 0.0, tell: Callable[[str], None] = print
+) -> Iterator[None]:
+    """Hold an advisory lock, which the kernel gives back whenever its holder ends, however it ends.
+
+    Waits up to `wait_s` for another holder, telling so; then raises InputError naming that process.
+    """
+    stream = path.open("a+", encoding="utf-8")
+    try:
+        _acquire(stream, path, what, wait_s, tell)
+        stream.seek(0)
+        stream.truncate()
+        stream.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}")
+        stream.flush()
+        yield
+    finally:
+        stream.close()
+
+
+def _acquire(
+    stream: TextIO, path: Path, what: str, wait_s: float, tell: Callable[[str], None]
+) -> None:
+    deadline = time.monotonic() + wait_s
+    has_told = False
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            stream.seek(0)
+            holder = stream.read().strip() or "another process"
+            if time.monotonic() >= deadline:
+                raise InputError(
+                    f"{path.parent}: {what} by {holder}. Wait for it or stop it (kill -TERM lets it save), then "
+                    "launch again; for a second run beside it give name=..."
+                ) from None
+            if not has_told:
+                tell(f"waiting for {holder}, which is ending an earlier attempt")
+                has_told = True
+            time.sleep(0.2)

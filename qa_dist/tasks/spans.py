@@ -1,0 +1,195 @@
+"""Finding an answer's words in a text: where it stands, and where something closest to it stands.
+
+In: a text and an answer. Out: half-open character spans. Used by the readers of data sets, which
+know what the answer and its span mean; this module knows the metric's tokens only.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from qa_dist.text.metrics import answer_tokens
+
+CharSpan = tuple[int, int]
+
+_MAX_PIECES = 8  # of one word; more (an address, a chain of hyphens) are taken as one
+
+_WORD = re.compile(r"\S+")
+# What a span may start and end with inside a word: "Cotton" of "Cotton's", but 1.5 is one piece.
+# Pieces are cut at ASCII punctuation, since that is what the metric drops.
+_PIECE = re.compile(r"\d+(?:[.,]\d+)+|[^\s!-/:-@\[-`{-~]+")
+
+
+def find_once(text: str, part: str) -> CharSpan | None:
+    """Return where `part` stands in `text`; None if it doesn't, or more than once."""
+    start = text.find(part) if part else -1
+    if start < 0 or text.find(part, start + 1) >= 0:
+        return None
+    return start, start + len(part)
+
+
+def trim_span(text: str, start: int, end: int) -> CharSpan:
+    """Leave blanks at both ends of a span out; `end` may lie behind the text's."""
+    part = text[start:end]
+    end = start + len(part)
+    return end - len(part.lstrip()), start + len(part.rstrip())
+
+
+def is_on_words(text: str, start: int, end: int) -> bool:
+    """Tell whether a span cuts no word and no number at its ends: not "2" of "12" or "2.5"."""
+    return not (_is_inside(text, start) or _is_inside(text, end))
+
+
+def _is_inside(text: str, place: int) -> bool:
+    if not 0 < place < len(text):
+        return False
+    before, after = text[place - 1], text[place]
+    if before in ".," or after in ".,":  # part of a number only between digits
+        around = text[max(0, place - 2) : place + 2]
+        return re.search(r"\d[.,]\d", around) is not None
+    return before.isalnum() and after.isalnum()
+
+
+def widen_to_words(text: str, start: int, end: int) -> CharSpan:
+    """Move both ends outwards to the next blank: annotators' spans at times cut a letter off."""
+    while start > 0 and not text[start - 1].isspace():
+        start -= 1
+    while end < len(text) and not text[end].isspace():
+        end += 1
+    return start, end
+
+
+def find_answer(text: str, start: int, end: int, answer: str) -> CharSpan | None:
+    """Return the first place in [start, end) where `answer` stands as whole words, in any case."""
+    lower, wanted = text.lower(), answer.strip().lower()
+    if len(lower) != len(text) or not wanted:  # a few letters change their length: "İ"
+        return None
+    place = lower.find(wanted, start, end)
+    while place >= 0:
+        if is_on_words(text, place, place + len(wanted)):
+            return place, place + len(wanted)
+        place = lower.find(wanted, place + 1, end)
+    return None
+
+
+class _Part(NamedTuple):
+    """A piece of a word, or several in a row, that a span may begin and end with."""
+
+    start: int
+    end: int
+    tokens: tuple[str, ...]
+    """As the metric splits it: mostly one token."""
+
+
+class Words:
+    """A text's words and the metric's tokens in them, found once for many answers."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.starts: list[int] = []
+        self.parts: list[list[_Part]] = []
+        """Of each word, in ascending order of start, then of end."""
+        self.num_before = [0]
+        """Tokens before each word; last, all of them."""
+        self.places: dict[str, list[int]] = {}
+        """Token -> the numbers of the words that have a part with it, ascending."""
+        for number, match in enumerate(_WORD.finditer(text)):
+            parts = _parts(text, *match.span())
+            self.starts.append(match.start())
+            self.parts.append(parts)
+            whole = answer_tokens(match.group()) if len(parts) != 1 else parts[0].tokens
+            self.num_before.append(self.num_before[-1] + len(whole))
+            for token in {token for part in parts for token in part.tokens}:
+                self.places.setdefault(token, []).append(number)
+
+    def hits(self, tokens: frozenset[str], start: int, end: int) -> list[int]:
+        """Return the words that begin in [start, end) and have a part with one of the tokens."""
+        first, last = bisect_left(self.starts, start), bisect_left(self.starts, end)
+        found: set[int] = set()
+        for token in tokens:
+            numbers = self.places.get(token, [])
+            found.update(numbers[bisect_left(numbers, first) : bisect_left(numbers, last)])
+        return sorted(found)
+
+
+def _parts(text: str, start: int, end: int) -> list[_Part]:
+    if text[start:end].isalnum():  # most words are
+        return [_Part(start, end, answer_tokens(text[start:end]))]
+    pieces = [match.span() for match in _PIECE.finditer(text, start, end)]
+    if len(pieces) > _MAX_PIECES:
+        pieces = [(pieces[0][0], pieces[-1][1])]
+    return [
+        _Part(first, last, answer_tokens(text[first:last]))
+        for i, (first, _) in enumerate(pieces)
+        for _, last in pieces[i:]
+    ]
+
+
+def find_closest(
+    words: Words, start: int, end: int, answer: str, near: CharSpan
+) -> tuple[float, CharSpan | None]:
+    """Return the highest token F1 with `answer` of a span of the words in [start, end), and it.
+
+    Of several the one with the tokens in the answer's order, then the nearest to the span `near`,
+    then the shortest, then the first. (0, None) if no token is shared.
+    """
+    gold = answer_tokens(answer)
+    best, best_span = (0.0, False, 0, 0, 0), None
+    for shared, num_tokens, first, last in _spans(words, start, end, gold):
+        num_same = (Counter(shared) & Counter(gold)).total()
+        f1 = 2 * num_same / (len(gold) + num_tokens)
+        is_exact = num_tokens == len(gold) and shared == gold
+        distance = max(0, near[0] - last, first - near[1])
+        rank = (f1, is_exact, -distance, first - last, -first)
+        if num_same and rank > best:
+            best, best_span = rank, (first, last)
+    return best[0], best_span
+
+
+def _spans(
+    words: Words, start: int, end: int, gold: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], int, int, int]]:
+    """Yield the spans that begin and end with a token of `gold`: no others can be best.
+
+    Each as the tokens of its words that share some, the number of all its tokens, start, end.
+    """
+    wanted = frozenset(gold)
+    hits = words.hits(wanted, start, end)
+    # One shared token alone gives F1 2 / (1 + gold); a span of more tokens than this gives less.
+    most_tokens = max(_MAX_PIECES, len(gold) ** 2)
+    for i, number in enumerate(hits):
+        final = words.parts[number][-1].end
+        for head in words.parts[number]:
+            if not wanted.isdisjoint(head.tokens):
+                yield head.tokens, len(head.tokens), head.start, head.end
+                if head.end == final:
+                    yield from _longer_spans(
+                        words, head, number, hits[i + 1 :], most_tokens, wanted
+                    )
+
+
+def _longer_spans(
+    words: Words,
+    head: _Part,
+    number: int,
+    hits: list[int],
+    most_tokens: int,
+    wanted: frozenset[str],
+) -> Iterator[tuple[tuple[str, ...], int, int, int]]:
+    """Yield the spans from `head`, at the end of word `number`, to the beginnings of later hits."""
+    shared, num_tokens = head.tokens, len(head.tokens)
+    behind = number + 1
+    for hit in hits:
+        num_tokens += words.num_before[hit] - words.num_before[behind]
+        if num_tokens >= most_tokens:
+            return
+        behind = hit
+        tails = [part for part in words.parts[hit] if part.start == words.parts[hit][0].start]
+        for tail in tails:
+            if not wanted.isdisjoint(tail.tokens):
+                yield (*shared, *tail.tokens), num_tokens + len(tail.tokens), head.start, tail.end
+        shared = (*shared, *tails[-1].tokens)

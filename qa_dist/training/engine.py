@@ -1,0 +1,129 @@
+"""Ranks, devices and precision behind a few calls: the only place that knows Accelerate.
+
+In: the environment that the launcher set (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Out: a prepared
+model, backward with one gradient exchange per step, small reductions, and the flag "someone asked us to stop". Must
+not know what is trained.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from datetime import timedelta
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+
+
+def resolve_precision(precision: str) -> str:
+    """Return "bf16" or "fp32"; "auto" is bf16 where the processor computes it natively, else fp32."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
+class Engine:
+    """One rank of a run."""
+
+    def __init__(self, precision: str, timeout_s: int = 300) -> None:
+        """`precision`: "bf16" or "fp32". `timeout_s`: longest wait for a peer, in seconds."""
+        from accelerate import Accelerator, InitProcessGroupKwargs
+
+        on_cpu = not torch.cuda.is_available()
+        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        if on_cpu:
+            local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world_size)))
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
+        handlers = []
+        if self.world_size > 1:
+            backend, timeout = "gloo" if on_cpu else "nccl", timedelta(seconds=timeout_s)
+            handlers.append(InitProcessGroupKwargs(backend=backend, timeout=timeout))
+        self._accelerator = Accelerator(
+            cpu=on_cpu,
+            mixed_precision="bf16" if precision == "bf16" else "no",
+            kwargs_handlers=handlers,
+        )
+        self.device: torch.device = self._accelerator.device
+        self._stop_asked = False
+        self._stop_votes: torch.Tensor | None = None
+        self._old_handlers: dict[signal.Signals, Any] = {}
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """Return the model on this rank's device, under autocast, gradients averaged over ranks."""
+        prepared: nn.Module = self._accelerator.prepare(model)
+        return prepared
+
+    def backward(self, model: nn.Module, compute_loss: Callable[[], torch.Tensor], is_last: bool) -> torch.Tensor:
+        """Compute a micro-batch's loss and add its gradients; exchange gradients on the step's last one only.
+
+        The loss is already divided by the step's global count; DDP averages over ranks, hence the factor.
+        """
+        with nullcontext() if is_last else self._accelerator.no_sync(model):
+            loss = compute_loss()
+            self._accelerator.backward(loss * self.world_size)
+        return loss.detach()
+
+    def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum over all ranks, on each rank; no host synchronisation."""
+        if self.world_size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def my_share(self, items: Iterable[Any]) -> list[tuple[int, Any]]:
+        """Return this rank's items with their numbers: r, r + W, r + 2W ..."""
+        return [(i, x) for i, x in enumerate(items) if i % self.world_size == self.rank]
+
+    def broadcast(self, value: Any) -> Any:
+        """Return rank 0's value on each rank."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world_size > 1:
+            torch.distributed.barrier()
+
+    # -- stop ------------------------------------------------------------------------------------------------------
+
+    def watch_for_stop(self) -> None:
+        """From now on a stop signal only sets a flag; all ranks agree on it at the next step boundary."""
+
+        def note(signum: int, frame: FrameType | None) -> None:
+            self._stop_asked = True
+
+        for signum in STOP_SIGNALS:
+            self._old_handlers[signum] = signal.signal(signum, note)
+
+    def should_stop(self) -> bool:
+        """Return whether any rank was asked to stop: the same answer on each rank.
+
+        On CUDA the answer is one call old: reading a finished reduction doesn't hold the device up.
+        """
+        if self.world_size == 1:
+            return self._stop_asked
+        votes = self.sum_over_ranks(torch.tensor([float(self._stop_asked)], device=self.device))
+        votes, self._stop_votes = (
+            (self._stop_votes, votes) if self.device.type == "cuda" else (votes, None)
+        )
+        return votes is not None and bool(votes.item() > 0)
+
+    def close(self) -> None:
+        """Give signals back and leave the process group, so that no rank aborts at exit."""
+        for signum, handler in self._old_handlers.items():
+            signal.signal(signum, handler)
+        self._old_handlers.clear()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        self._accelerator.free_memory()

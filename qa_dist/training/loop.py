@@ -1,0 +1,421 @@
+"""The training loop: prepared shards in; checkpoints, scalars and a heartbeat out.
+
+Step s is a pure function of (data fingerprint, seed, s): its windows come from data/order.py, the generators are
+seeded anew before each micro-batch, the learning rate is a function of s. So a resume needs the newest checkpoint and
+nothing else, and 1, 2 or 4 ranks walk the same curve. Must not know SLURM, submitit or the launcher.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from qa_dist import faults
+from qa_dist.checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from qa_dist.data.collate import Batch, collate
+from qa_dist.data.order import Order, mix
+from qa_dist.data.prepared import Prepared, read_prepared, read_template
+from qa_dist.data.shards import Split, verify_shards
+from qa_dist.files import (
+    BrokenFileError,
+    read_json,
+    read_json_if_there,
+    write_json,
+    write_status,
+)
+from qa_dist.lock import locked
+from qa_dist.models.span import build_model, span_loss
+from qa_dist.recipe import Recipe
+from qa_dist.recipe_loading import load_saved_recipe
+from qa_dist.records import InputError
+from qa_dist.run_dir import RunDir
+from qa_dist.scalars import ScalarWriter
+from qa_dist.tasks import TASKS
+from qa_dist.training.engine import Engine, resolve_precision
+from qa_dist.training.optim import (
+    build_optimizer,
+    learning_rate,
+    load_optimizer_tensors,
+    optimizer_tensors,
+)
+
+_HEARTBEAT_S = 1.0
+
+
+class DivergedError(Exception):
+    """Loss or gradient isn't finite; the message names the step. Nothing of that step was kept."""
+
+
+@dataclass
+class Progress:
+    """What a checkpoint keeps beside weights and moments: all of it follows from the steps done so far."""
+
+    step: int = 0
+    """Steps done."""
+    windows_sha256: str = hashlib.sha256().hexdigest()
+    """Chained over the window numbers of all steps done: equal only if each step saw the same windows."""
+    loss_sum: float = 0.0
+    """Sum of the losses of the steps since scalars were last written."""
+    best_step: int = 0
+    """Step of the checkpoint with the lowest validation loss; 0: none yet."""
+    best_loss: float = float("inf")
+
+
+def train(run: RunDir) -> str:
+    """Train the run from where it stands; return "done", or "stopped" after a signal (the state is saved).
+
+    Raises InputError (prepared data missing, checkpoint of another run) and DivergedError.
+    """
+    recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
+    facts = read_json(run.run_json)
+    # Resolved once: a run that started in bf16 stays so, wherever it goes on.
+    precision = facts.get("precision") or resolve_precision(recipe.train.precision)
+    engine = Engine(precision)
+    if engine.rank == 0 and "precision" not in facts:
+        write_json(run.run_json, {**facts, "precision": precision})
+    engine.watch_for_stop()
+    try:
+        with ExitStack() as stack:
+            if engine.rank == 0:
+                stack.enter_context(locked(run.root / "train.lock", "this run is being trained"))
+            return _Training(run, recipe, prepared, engine, facts).run_to_end()
+    finally:
+        engine.close()
+
+
+class _Training:
+    """The state of one attempt."""
+
+    def __init__(
+        self, run: RunDir, recipe: Recipe, prepared: Prepared, engine: Engine, facts: dict[str, Any]
+    ) -> None:
+        self.run, self.recipe, self.engine = run, recipe, engine
+        self.attempt = int(facts["attempt"])
+        self.identity = {"run": str(facts["id"]), "data": prepared.fingerprint}
+        task = TASKS[recipe.sources[0].task]
+        self.null_class = task.ANSWER_CLASSES.index(task.NULL_CLASS) if task.NULL_CLASS else None
+        self.train_split = self._open_verified(prepared, "train")
+        self.dev_split = prepared.open("dev")
+        self.template = read_template(self.train_split)
+        settings = recipe.train
+        self.order = Order(
+            prepared.fingerprint,
+            settings.seed,
+            self.train_split.lengths(),
+            settings.batch_windows,
+            settings.micro_batch_tokens,
+            settings.min_micro_batches_per_step,
+        )
+        self.num_steps = count_steps(recipe, self.train_split.num_windows)
+        if engine.world_size > max(1, settings.min_micro_batches_per_step):
+            raise InputError(
+                f"train.min_micro_batches_per_step={settings.min_micro_batches_per_step}: {engine.world_size} ranks "
+                "can't share a step that is cut into fewer micro-batches; set it to the most ranks you will ever use"
+            )
+        self.model = build_model(recipe.model, len(task.ANSWER_CLASSES), settings.seed)
+        self.model.to(engine.device)
+        self.wrapped: nn.Module = self.model
+        self.optimizer = build_optimizer(self.model, settings)
+        self.progress = Progress()
+        self.loss_sum = torch.zeros((), device=engine.device)
+        self.bad_steps = torch.zeros((), device=engine.device)
+        self.tokens = [0, 0, 0]  # windows, real tokens, tokens with padding of this rank since the last scalars
+        self.last_heartbeat = 0.0
+
+    def _open_verified(self, prepared: Prepared, name: str) -> Split:
+        """Open a split whose bytes were compared with their hashes, each rank a share; all ranks fail together."""
+        problem = ""
+        split = prepared.open(name)
+        try:
+            verify_shards(path for _, path in self.engine.my_share(prepared.shards(name)))
+        except BrokenFileError as error:
+            problem = str(error)
+        num_broken = self.engine.sum_over_ranks(
+            torch.tensor([float(bool(problem))], device=self.engine.device)
+        )
+        if num_broken.item():
+            raise InputError(
+                (problem or f"{prepared.folder}: another rank found a broken shard of {name}")
+                + ". Delete that folder and launch the run again: it is made anew"
+            )
+        return split
+
+    # -- the run ---------------------------------------------------------------------------------------------------
+
+    def run_to_end(self) -> str:
+        """Resume, then batch, forward-backward, update, log, save, stop? for each step."""
+        engine, settings, progress = self.engine, self.recipe.train, self.progress
+        resumed_at = self._resume()
+        self.wrapped = engine.prepare(self.model)
+        if progress.step >= self.num_steps:
+            self._heartbeat("done")
+            return "done"
+        scalars = None
+        if engine.rank == 0:
+            scalars = ScalarWriter(self.run.tensorboard, self.run.scalars, resumed_at)
+        self.model.train()
+        started, first_step = time.monotonic(), progress.step
+        while progress.step < self.num_steps:
+            # -- batch, forward-backward, update ---------------------------------------------------
+            step = progress.step
+            faults.reach("train.step", step)
+            rate = learning_rate(step, self.num_steps, settings)
+            grad_norm = self._train_step(step, rate)
+            progress.step += 1
+
+            # -- log -------------------------------------------------------------------------------
+            is_last = progress.step == self.num_steps
+            if progress.step % settings.log_every_steps == 0 or is_last:
+                self._check_finite()
+                self._log(scalars, rate, grad_norm, time.monotonic() - started)
+                started = time.monotonic()
+            self._heartbeat_if_due(first_step)
+
+            # -- save, stop? -----------------------------------------------------------------------
+            should_stop = engine.should_stop()
+            if progress.step % settings.checkpoint_every_steps == 0 or is_last or should_stop:
+                self._check_finite()
+                self._validate_and_save(scalars, is_periodic=not should_stop or is_last)
+            if should_stop and not is_last:
+                self._heartbeat("stopped")
+                return "stopped"
+        if scalars:
+            scalars.close()
+        engine.barrier()
+        self._heartbeat("done")
+        return "done"
+
+    def _resume(self) -> int | None:
+        """Load the newest valid checkpoint, chosen by rank 0; return its step, None for a new run."""
+        history = read_json_if_there(self.run.status_file("train", 0)) or {}
+        path = None
+        if self.engine.rank == 0:
+            path = find_checkpoint(
+                self.run.checkpoints,
+                self.identity,
+                lambda text: print(f"warning: {text}", flush=True),
+                is_expected=bool(history.get("saved_step")),
+            )
+        path = self.engine.broadcast(path)
+        if path is None:
+            return None
+        checkpoint: Checkpoint = load_checkpoint(path, hashes=self.engine.rank != 0)
+        self.model.load_state_dict(checkpoint.model_state)
+        load_optimizer_tensors(
+            self.optimizer, self.model, checkpoint.optimizer_state, checkpoint.step
+        )
+        for name, value in checkpoint.train_state.items():
+            setattr(self.progress, name, value)
+        self.loss_sum.fill_(self.progress.loss_sum)
+        print(f"resuming {self.run.root.name} at step {checkpoint.step} of {self.num_steps}", flush=True)
+        return checkpoint.step
+
+    # -- one step --------------------------------------------------------------------------------------------------
+
+    def _train_step(self, step: int, rate: float) -> torch.Tensor:
+        """Do one optimizer update; return the gradient's norm before clipping: ()."""
+        settings, engine = self.recipe.train, self.engine
+        micro_batches = self.order.micro_batches(step)
+        num_windows = sum(len(windows) for windows in micro_batches)
+        mine = engine.my_share(micro_batches)
+        step_loss = torch.zeros((), device=engine.device)
+        for index, windows in mine:
+            seed_generators(mix(settings.seed, step, index))
+            is_last = index == mine[-1][0]
+            step_loss += self._micro_batch(windows, num_windows, is_last)
+        limit = settings.clip_norm or float("inf")
+        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        engine.sum_over_ranks(step_loss)
+        if faults.reach("train.gradient", step) == "nan":
+            grad_norm = grad_norm * float("nan")
+        # From the first bad step on nothing is updated: on CUDA the host learns of it only when it next looks.
+        is_bad = ~(torch.isfinite(grad_norm) & torch.isfinite(step_loss))
+        self.bad_steps += is_bad | (self.bad_steps > 0)
+        if engine.device.type == "cpu":
+            self._check_finite()
+        else:
+            self.optimizer.found_inf = (self.bad_steps > 0).float()  # type: ignore[attr-defined]
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss_sum += step_loss
+        chain = hashlib.sha256(bytes.fromhex(self.progress.windows_sha256))
+        for windows in micro_batches:
+            chain.update(windows.tobytes())
+        self.progress.windows_sha256 = chain.hexdigest()
+        return grad_norm
+
+    def _micro_batch(self, windows: Sequence[int], num_windows: int, is_last: bool) -> torch.Tensor:
+        """Forward and backward of one micro-batch; return its share of the step's loss: ().
+
+        An empty one (the short last batch of an epoch) computes window 0 times zero, since all ranks must take part.
+        """
+        is_empty = len(windows) == 0
+        batch = collate(self.train_split, [0] if is_empty else windows, self.template, self.null_class)
+        if not is_empty:
+            self.tokens[0] += len(windows)
+            self.tokens[1] += batch.num_tokens
+            self.tokens[2] += batch.input_ids.numel()
+        batch = batch.to(self.engine.device)
+
+        def compute_loss() -> torch.Tensor:
+            return self._loss(batch) * (0.0 if is_empty else 1.0 / num_windows)
+
+        return self.engine.backward(self.wrapped, compute_loss, is_last)
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        start, end = self.wrapped(
+            batch.input_ids, batch.token_type_ids, batch.attention_mask, batch.candidate_mask
+        )
+        return span_loss(start, end, batch)
+
+    def _check_finite(self) -> None:
+        """Raise DivergedError if any step so far was bad; its update was not made."""
+        num_bad = int(self.bad_steps.item())
+        if num_bad:
+            step = self.progress.step - num_bad + (self.engine.device.type == "cpu")
+            windows = self.order.batch(step)[:8].tolist()
+            raise DivergedError(
+                f"step {step}: loss or gradient isn't finite; no update was made and nothing was saved. Windows of "
+                f"that step begin with {windows}. Try a lower train.learning_rate, or train.precision=fp32"
+            )
+
+    # -- log, validate, save ---------------------------------------------------------------------------------------
+
+    def _log(
+        self, scalars: ScalarWriter | None, rate: float, grad_norm: torch.Tensor, seconds: float
+    ) -> None:
+        """Write the scalars of the steps since the last time."""
+        step, every = self.progress.step, self.recipe.train.log_every_steps
+        counts = self.engine.sum_over_ranks(
+            torch.tensor(self.tokens, dtype=torch.float64, device=self.engine.device)
+        ).tolist()
+        loss = float(self.loss_sum.item()) / (step - (step - 1) // every * every)
+        self.loss_sum.zero_()
+        self.tokens = [0, 0, 0]
+        if scalars:
+            scalars.write(
+                step,
+                {
+                    "train/loss": loss,
+                    "train/learning_rate": rate,
+                    "train/gradient_norm": float(grad_norm.item()),
+                    "train/epoch": step / self.order.steps_per_epoch,
+                    "speed/windows_per_s": counts[0] / seconds,
+                    "speed/real_tokens_per_s": counts[1] / seconds,
+                    "speed/padding_efficiency": counts[1] / max(1, counts[2]),
+                    "speed/memory_gb": memory_gb(self.engine.device),
+                },
+            )
+
+    def _validate_and_save(self, scalars: ScalarWriter | None, is_periodic: bool) -> None:
+        """Write a checkpoint; a periodic one also has a validation loss, and old ones are deleted after it."""
+        progress, settings, engine = self.progress, self.recipe.train, self.engine
+        if is_periodic and settings.validation_windows:
+            loss = self.validation_loss()
+            if scalars:
+                scalars.write(progress.step, {"validation/loss": loss})
+            if loss < progress.best_loss:
+                progress.best_step, progress.best_loss = progress.step, loss
+        progress.loss_sum = float(self.loss_sum.item())
+        if engine.rank == 0:
+            save_checkpoint(
+                self.run.checkpoints,
+                progress.step,
+                self.model.state_dict(),
+                optimizer_tensors(self.optimizer, self.model),
+                dict(vars(progress)),
+                {**self.identity},
+                self.attempt,
+            )
+            self._heartbeat("running")
+            prune_checkpoints(
+                self.run.checkpoints,
+                settings.keep_checkpoints,
+                progress.best_step or None,
+                attempt=self.attempt,
+                verified_step=progress.step,
+            )
+        engine.barrier()
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Return the mean loss per window over a fixed sample of the dev windows; the same for any world size."""
+        order = Order(
+            self.order.fingerprint,
+            seed=0,
+            lengths=self.dev_split.lengths(),
+            batch_windows=min(self.recipe.train.validation_windows, self.dev_split.num_windows),
+            micro_batch_tokens=self.recipe.train.micro_batch_tokens,
+            min_micro_batches=1,
+        )
+        self.model.eval()
+        total = torch.zeros((), device=self.engine.device)
+        for _, windows in self.engine.my_share(order.micro_batches(0)):
+            batch = collate(self.dev_split, windows, self.template, self.null_class)
+            total += self._loss(batch.to(self.engine.device))
+        self.model.train()
+        return float(self.engine.sum_over_ranks(total).item()) / order.batch_windows
+
+    def _heartbeat_if_due(self, first_step: int) -> None:
+        if time.monotonic() - self.last_heartbeat >= _HEARTBEAT_S:
+            self._heartbeat("running")
+
+    def _heartbeat(self, state: str) -> None:
+        """Tell who looks at status/ where we are."""
+        self.last_heartbeat = time.monotonic()
+        if self.engine.rank == 0:
+            saved = [p.name for p in self.run.checkpoints.glob("step-*")]
+            write_status(
+                self.run.status_file("train", 0),
+                {
+                    "state": state,
+                    "attempt": self.attempt,
+                    "step": self.progress.step,
+                    "of": self.num_steps,
+                    "unit": "steps",
+                    "saved_step": max((int(name[5:]) for name in saved), default=0),
+                    "updated_at": time.time(),
+                    "host": socket.gethostname(),
+                    "pid": os.getpid(),
+                },
+            )
+
+
+def count_steps(recipe: Recipe, num_windows: int) -> int:
+    """Return the steps of the whole run."""
+    if num_windows == 0:
+        raise InputError("sources.0.train: not one window to train on; see what prepare dropped")
+    if recipe.train.max_steps:
+        return recipe.train.max_steps
+    return max(1, round(recipe.train.epochs * num_windows / recipe.train.batch_windows))
+
+
+def seed_generators(seed: int) -> None:
+    """Seed what dropout draws from, on the CPU and on the current device."""
+    torch.manual_seed(seed & (1 << 63) - 1)
+
+
+def memory_gb(device: torch.device) -> float:
+    """Return the most memory used so far: the device's, or this process's resident set; in GB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

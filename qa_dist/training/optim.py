@@ -1,0 +1,60 @@
+"""AdamW with no-decay groups, the learning rate as a function of the step, and the optimizer's state by name.
+
+The state is kept under parameter names ("exp_avg/encoder..."), in no world size's layout, so that it is safetensors
+and can be read back on any number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from qa_dist.recipe import Train
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def build_optimizer(model: nn.Module, train: Train) -> torch.optim.AdamW:
+    """Return AdamW; biases and normalisation weights (fewer than two dimensions) aren't decayed."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": train.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, eps=train.adam_epsilon, fused=True)
+
+
+def learning_rate(step: int, num_steps: int, train: Train) -> float:
+    """Return the rate of step `step` (from 0): linear warm-up, then linear fall to 0 after the last step."""
+    warmup = train.warmup_steps or round(train.warmup_fraction * num_steps)
+    if step < warmup:
+        return train.learning_rate * (step + 1) / warmup
+    return train.learning_rate * (num_steps - step) / max(1, num_steps - warmup)
+
+
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, model: nn.Module
+) -> dict[str, torch.Tensor]:
+    """Return both moments of each parameter by name; empty before the first step."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        for moment in _MOMENTS:
+            if moment in optimizer.state.get(parameter, {}):
+                tensors[f"{moment}/{name}"] = optimizer.state[parameter][moment]
+    return tensors
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    num_updates: int,
+) -> None:
+    """Put back what `optimizer_tensors` returned after `num_updates` updates."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and num_updates:
+            state = {m: tensors[f"{m}/{name}"].to(parameter.device) for m in _MOMENTS}
+            state["step"] = torch.tensor(float(num_updates), device=parameter.device)
+            optimizer.state[parameter] = state
