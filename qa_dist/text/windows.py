@@ -278,12 +278,11 @@ def _trim(is_space: Bools, starts: Ints, ends: Ints) -> tuple[Ints, Ints]:
 
 
 def _extend_over_marks(is_mark: Bools, starts: Ints, ends: Ints) -> Ints:
-    """Move ends forward over marks, up to the next token; empty ranges stay empty."""
+    """Move ends forward over marks, up to the next token."""
     at = np.arange(len(is_mark), dtype=np.int32)
     next_other = np.minimum.accumulate(np.where(is_mark, at[-1], at)[::-1])[::-1]
     next_start = np.append(starts[1:], at[-1:])
-    extended = np.maximum(ends, np.minimum(next_other[ends], next_start))
-    return np.where(starts < ends, extended, ends)
+    return np.maximum(ends, np.minimum(next_other[ends], next_start))
 
 
 def cut_windows(num_context_tokens: int, room: int, overlap: int) -> list[tuple[int, int]]:

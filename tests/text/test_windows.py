@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
@@ -486,6 +486,7 @@ def test_any_char_span_gets_the_smallest_tokens_that_hold_it(
     assert_smallest(context_of(name, text), start, end)
 
 
+@example(starts=[0, 2], lengths=[3, 2], span=(2, 3))  # both hold it, the second is shorter
 @settings(max_examples=300, deadline=None)
 @given(
     starts=st.lists(st.integers(0, 9), min_size=1, max_size=6).map(sorted),
@@ -567,6 +568,8 @@ def test_marks_that_bert_drops_belong_to_the_letter_before() -> None:
     assert text[: encoding.offsets[-2][1]].endswith("cafe"), "what the cleaning is for"
     context = context_of("wordpiece", text)
     assert text[: context.char_ends[-2]].endswith("cafe\u0301")
+    kept = context_of("byte bpe", "e\u0301")  # here the mark has tokens of its own
+    assert windows.tokens_to_char_span(kept, 0, 0) == (0, 1)
 
 
 def test_a_prepended_space_has_no_characters() -> None:
