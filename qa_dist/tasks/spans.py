@@ -17,6 +17,7 @@ from qa_dist.text.metrics import answer_tokens
 CharSpan = tuple[int, int]
 
 _MAX_PIECES = 8  # of one word; more (an address, a chain of hyphens) are taken as one
+_MAX_SPAN_TOKENS = 200  # longer ones no model is asked for
 
 _WORD = re.compile(r"\S+")
 # What a span may start and end with inside a word: "Cotton" of "Cotton's", but 1.5 is one piece.
@@ -138,9 +139,12 @@ def find_closest(
     then the shortest, then the first. (0, None) if no token is shared.
     """
     gold = answer_tokens(answer)
+    counts = Counter(gold)
     best, best_span = (0.0, False, 0, 0, 0), None
     for shared, num_tokens, first, last in _spans(words, start, end, gold):
-        num_same = (Counter(shared) & Counter(gold)).total()
+        if 2 * min(len(shared), len(gold)) < best[0] * (len(gold) + num_tokens):
+            continue  # worse even if all of them are the answer's
+        num_same = (Counter(shared) & counts).total()
         f1 = 2 * num_same / (len(gold) + num_tokens)
         is_exact = num_tokens == len(gold) and shared == gold
         distance = max(0, near[0] - last, first - near[1])
@@ -160,35 +164,34 @@ def _spans(
     wanted = frozenset(gold)
     hits = words.hits(wanted, start, end)
     # One shared token alone gives F1 2 / (1 + gold); a span of more tokens than this gives less.
-    most_tokens = max(_MAX_PIECES, len(gold) ** 2)
+    most_tokens = min(max(_MAX_PIECES, len(gold) ** 2), _MAX_SPAN_TOKENS)
     for i, number in enumerate(hits):
         final = words.parts[number][-1].end
         for head in words.parts[number]:
             if not wanted.isdisjoint(head.tokens):
                 yield head.tokens, len(head.tokens), head.start, head.end
                 if head.end == final:
-                    yield from _longer_spans(
-                        words, head, number, hits[i + 1 :], most_tokens, wanted
-                    )
+                    yield from _longer_spans(words, head, hits, i, most_tokens, wanted)
 
 
 def _longer_spans(
     words: Words,
     head: _Part,
-    number: int,
     hits: list[int],
+    place: int,
     most_tokens: int,
     wanted: frozenset[str],
 ) -> Iterator[tuple[tuple[str, ...], int, int, int]]:
-    """Yield the spans from `head`, at the end of word `number`, to the beginnings of later hits."""
+    """Yield the spans from `head`, at the end of word `hits[place]`, to later hits' beginnings."""
     shared, num_tokens = head.tokens, len(head.tokens)
-    behind = number + 1
-    for hit in hits:
-        num_tokens += words.num_before[hit] - words.num_before[behind]
+    behind = hits[place] + 1
+    for i in range(place + 1, len(hits)):
+        num_tokens += words.num_before[hits[i]] - words.num_before[behind]
         if num_tokens >= most_tokens:
             return
-        behind = hit
-        tails = [part for part in words.parts[hit] if part.start == words.parts[hit][0].start]
+        behind = hits[i]
+        parts = words.parts[behind]
+        tails = [part for part in parts if part.start == parts[0].start]
         for tail in tails:
             if not wanted.isdisjoint(tail.tokens):
                 yield (*shared, *tail.tokens), num_tokens + len(tail.tokens), head.start, tail.end

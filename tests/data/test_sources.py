@@ -1,4 +1,4 @@
-"""Local files and hub datasets give the same records; names are told from paths; failures say what to do."""
+"""Files and hub datasets give records of one form; names aren't paths; failures say what to do."""
 
 import json
 import pickle
@@ -122,7 +122,7 @@ def test_what_exists_is_local(tmp_path, monkeypatch):
     assert not is_hub_name("owner/name")
     with pytest.raises(InputError, match="owner/name: is a folder"):
         open_records("owner/name", "train")
-    with pytest.raises(InputError, match="absent.json: no such file"):
+    with pytest.raises(InputError, match=r"absent\.json: no such file"):
         open_records("absent.json", "train")
 
 

@@ -1,5 +1,7 @@
 """Splits don't overlap, have the sizes asked for, and don't depend on the number of shards."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -124,9 +126,7 @@ def test_unknown_split():
 
 @given(indexes(), st.data())
 def test_exactly_so_many_questions_of_the_records_are_drawn(index, data):
-    records = np.array(
-        sorted(data.draw(st.sets(st.integers(0, len(index) - 1)))), dtype=np.int64
-    )
+    records = np.array(sorted(data.draw(st.sets(st.integers(0, len(index) - 1)))), dtype=np.int64)
     num_questions = int(index.num_questions[records].sum())
     wanted = data.draw(st.integers(0, num_questions + 2))
     mask = choose_questions(index, records, wanted, data.draw(SEEDS))
@@ -144,7 +144,7 @@ def test_exactly_so_many_questions_of_the_records_are_drawn(index, data):
 def test_a_larger_draw_holds_the_smaller_one():
     index = index_of([0] * 40, [3] * 40)
     masks = [choose_questions(index, np.arange(40), n, seed=1) for n in (10, 20, 60)]
-    for small, large in zip(masks, masks[1:], strict=False):
+    for small, large in pairwise(masks):
         assert small is not None and large is not None
         assert (small & ~large).sum() == 0
 
@@ -162,9 +162,7 @@ def test_question_draws_are_even():
 
 @given(indexes(), st.integers(1, 40), st.data())
 def test_shards_in_a_row_are_the_records(index, num_shards, data):
-    records = np.array(
-        sorted(data.draw(st.sets(st.integers(0, len(index) - 1)))), dtype=np.int64
-    )
+    records = np.array(sorted(data.draw(st.sets(st.integers(0, len(index) - 1)))), dtype=np.int64)
     shards = split_records(index, records, num_shards)
     assert len(shards) == num_shards
     assert np.concatenate(shards).tolist() == records.tolist()

@@ -123,7 +123,7 @@ def test_no_span_on_pieces_is_better(words, answer_words):
         for i, j in edges
         if is_on_words(text, i, j) and text[i:j].strip(" -.,'") and answer.strip(" -.,'")
     ]
-    tokens_shared = [score for score in tried if 0 < score]
+    tokens_shared = [score for score in tried if score > 0]
     if span is None:
         # What is left is nothing on either side, which the metric calls equal.
         assert f1 == 0 and set(tokens_shared) <= {1.0}
@@ -134,7 +134,7 @@ def test_no_span_on_pieces_is_better(words, answer_words):
 
 def test_the_search_is_not_quadratic_in_the_text():
     seconds = []
-    for num in (2_000, 20_000):
+    for num in (1_000, 10_000):
         words = Words(" ".join(f"word{i} of the land and" for i in range(num)))
         start = time.process_time()
         f1, _ = find_closest(words, 0, len(words.text), f"word{num - 1} of land and sea", (0, 0))

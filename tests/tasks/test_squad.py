@@ -135,7 +135,8 @@ def test_what_is_trained_on_is_always_the_answer(context, text, start):
 
 
 @pytest.mark.parametrize(
-    "bad, context", [(question(), " \n"), (question(), ""), (question() | {"question": " "}, "x cat")]
+    "bad, context",
+    [(question(), " \n"), (question(), ""), (question() | {"question": " "}, "x cat")],
 )
 def test_empty_texts_are_scored_only(bad, context):
     passage, reports = read(bad, context=context)

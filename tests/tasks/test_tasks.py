@@ -14,6 +14,7 @@ def test_recipes_and_modules_agree():
 def test_null_is_answered_one_way(name):
     task = TASKS[name]
     assert task.NULL_CLASS is None or task.NULL_CLASS in task.ANSWER_CLASSES
-    assert task.NULL_TEXT == (task.NULL_CLASS or "")
+    expected = task.NULL_CLASS or ""
+    assert expected == task.NULL_TEXT
     assert task.LEVELS[0] == "data"
     assert task.count_questions({}) == 0

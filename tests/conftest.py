@@ -1,0 +1,104 @@
+"""Fixtures that many tests share: a tiny random encoder, tiny data files, a launcher in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = ROOT / "qa_dist" / "sample"
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder with real data for trials; tests that need it are skipped where it isn't there."""
+    folder = os.environ.get("QA_DIST_TEST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("QA_DIST_TEST_DATA names no folder with real data")
+    return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random BERT (2 layers, 32 hidden) and a WordPiece tokenizer of the sample's words."""
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertConfig, BertModel, BertTokenizerFast, set_seed
+
+    folder = tmp_path_factory.mktemp("tiny_encoder")
+    stories = json.loads((SAMPLE / "coqa-dev.json").read_text())["data"]
+    texts = [story["story"] for story in stories]
+    texts += [question["input_text"] for story in stories for question in story["questions"]]
+    trained = BertWordPieceTokenizer(lowercase=True)
+    trained.train_from_iterator(texts, vocab_size=600, show_progress=False)
+    BertTokenizerFast(tokenizer_object=trained._tokenizer).save_pretrained(folder)
+    set_seed(0)
+    config = BertConfig(
+        vocab_size=trained.get_vocab_size(),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=256,
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run_job(tmp_path: Path) -> Run:
+    """Run `python jobs/<name>.py words...` from a folder of the test's own; return the finished process."""
+
+    def run(
+        name: str, *words: str, timeout: float = 300, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *words],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd=tmp_path,
+            env={**os.environ, "COLUMNS": "160", **(env or {})},
+        )
+
+    return run
+
+
+@pytest.fixture
+def tiny_launch(tiny_encoder: Path, tmp_path: Path) -> Sequence[str]:
+    """Words for jobs/launch.py: recipe tiny_coqa with the tiny random encoder and few questions, 8 steps, in tmp_path."""
+    return [
+        "recipe=tiny_coqa",
+        "profile=local",
+        f"runs_dir={tmp_path / 'runs'}",
+        f"prepared_dir={tmp_path / 'prepared'}",
+        f"model.name={tiny_encoder}",
+        f"sources.0.train={SAMPLE / 'coqa-train.json'}",
+        f"sources.0.dev={SAMPLE / 'coqa-dev.json'}",
+        "sources.0.max_train_examples=128",
+        "sources.0.max_dev_examples=48",
+        "train.batch_windows=8",
+        "train.max_steps=8",
+        "train.checkpoint_every_steps=3",
+        "train.log_every_steps=2",
+        "train.validation_windows=16",
+        "evaluation.num_resamples=50",
+        "data.num_shards=1",
+    ]
+
+
+def write_squad(path: Path, paragraphs: Sequence[dict[str, Any]], title: str = "article") -> Path:
+    """Write a SQuAD JSON file of one article."""
+    path.write_text(
+        json.dumps({"version": "v2.0", "data": [{"title": title, "paragraphs": list(paragraphs)}]})
+    )
+    return path
