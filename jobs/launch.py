@@ -111,9 +111,9 @@ def launch(keys: dict[str, str], overrides: list[str]) -> int:
     if read_flag(keys, "dry_run"):
         from qa_dist.cluster.forecast import print_forecast
 
-        num_shards = recipe.data.num_shards or place.max_parallel
+        prepared = plan.prepared(recipe.data.num_shards, place.max_parallel)
         print(recipe_to_yaml(recipe))
-        print_forecast(recipe, place, plan, plan.prepared(num_shards), stages)
+        print_forecast(recipe, place, plan, prepared, stages)
         return 0
     return run_launch(keys, recipe, profile, place, plan, stages)
 
@@ -133,8 +133,8 @@ def run_launch(
     with locked(run.root / "launch.lock", "this run is being launched"):
         # A launcher that was killed may have left a training process that is just saving and ending.
         with locked(run.root / "train.lock", "this run is being trained", 120, console.print):
-            num_shards = recipe.data.num_shards or place.max_parallel
-            prepared = pipeline.open_run(run, recipe, plan, num_shards, read_flag(keys, "fresh"))
+            fresh_data = plan.prepared(recipe.data.num_shards, place.max_parallel)
+            prepared = pipeline.open_run(run, recipe, plan, fresh_data, read_flag(keys, "fresh"))
         write_text(run.root / "profile.yaml", profile_to_yaml(profile))
         console.print(f"run: {run.root}", highlight=False, soft_wrap=True)
         try:

@@ -59,6 +59,7 @@ from qa_dist.text.windows import (
 )
 
 FORMAT = 1
+MIN_SHARD_QUESTIONS = 2000
 _BATCH_PASSAGES = 64
 _FIRST_IDS = 5
 
@@ -79,12 +80,16 @@ class Plan:
     num_questions: dict[str, int]
     """Questions of each split."""
 
-    def prepared(self, num_shards: int) -> Prepared:
-        """Return the prepared data with `num_shards` per split, or as many as there are if it is complete."""
+    def prepared(self, num_shards: int, max_parallel: int) -> Prepared:
+        """Return the prepared data: as many shards as there are if a split is complete, else `num_shards`.
+
+        0 shards: one per array element that runs at once, as long as each has enough questions to be worth a process.
+        """
         counts = {}
         for split, num_questions in self.num_questions.items():
             complete = self._complete_counts(split)
-            counts[split] = complete[0] if complete else max(1, min(num_shards, num_questions))
+            wanted = num_shards or min(max_parallel, -(-num_questions // MIN_SHARD_QUESTIONS))
+            counts[split] = complete[0] if complete else max(1, min(wanted, num_questions))
         return Prepared(self.folder, self.fingerprint, counts)
 
     def _complete_counts(self, split: str) -> list[int]:

@@ -52,9 +52,11 @@ class Launch:
 
 
 def open_run(
-    run: RunDir, recipe: Recipe, plan: Plan, num_shards: int, is_fresh: bool
+    run: RunDir, recipe: Recipe, plan: Plan, prepared: Prepared, is_fresh: bool
 ) -> Prepared:
-    """Make the run's folder, or check that the one there is this very run; return its prepared data.
+    """Make the run's files, or check that those there are this very run's; return its prepared data.
+
+    A new run takes `prepared`, an older one keeps what it was made with.
 
     Raises InputError if it was made with another recipe or other data.
     """
@@ -72,12 +74,10 @@ def open_run(
                 f"{run.root}: this run was made with other settings; give name=... for another run beside it, or "
                 f"fresh=true to delete it and begin anew:{lines}"
             )
-        prepared = read_prepared(run)
         write_text(run.recipe, recipe_to_yaml(recipe))  # what may change between attempts: see recipe_difference
-        return prepared
+        return read_prepared(run)
     if is_fresh:
         _clear(run)
-    prepared = plan.prepared(num_shards)
     write_text(run.recipe, recipe_to_yaml(recipe))
     write_json(
         run.run_json,

@@ -17,7 +17,7 @@ tokens [1, 2], whole in the first only; to the second window the question is una
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,7 +28,8 @@ from tokenizers import Tokenizer
 from qa_dist.records import InputError
 
 _METASPACE = "\u2581"  # SentencePiece's visible space
-_ASCII_SPACES = np.array([chr(code).isspace() for code in range(128)] + [False])
+_IS_SPACE = np.array([chr(code).isspace() for code in range(0x3002)])  # none is beyond U+3000
+_FIRST_MARK = "\u0300"  # of all combining marks
 _PROBE_SEGMENTS = ("What is it", " The end. ", "why")
 
 Bools = npt.NDArray[np.bool_]
@@ -242,26 +243,21 @@ def _clean_offsets(
     token_ids = np.array(ids, np.uint32)
     starts, ends = np.array(offsets, np.int32).reshape(-1, 2).T  # (tokens,) each
     if context.isascii():
-        codes = np.frombuffer(context.encode("ascii") + b"\x80", np.uint8)
-        is_space = _ASCII_SPACES[codes]
+        codes = np.frombuffer(f"{context}\0".encode(), np.uint8).astype(np.uint32)
     else:
         codes = np.frombuffer(f"{context}\0".encode("utf-32-le"), np.uint32)
-        is_space = _where(context, codes, str.isspace)
+    is_space = _IS_SPACE[np.minimum(codes, len(_IS_SPACE) - 1)]
     if metaspace_id is not None:
         # A prepended space claims the first character of its word, which belongs to the next token.
         bare = (token_ids == metaspace_id) & (codes[starts] != ord(_METASPACE))
         ends = np.where(bare, starts, ends)
     if is_space[starts].any() or is_space[ends - 1].any():
         starts, ends = _trim(is_space, starts, ends)
-    if not context.isascii():
-        ends = _extend_over_marks(_where(context, codes, _is_mark), starts, ends)
+    if marks := [ord(c) for c in set(context) if c >= _FIRST_MARK and _is_mark(c)]:
+        ends = _extend_over_marks(np.isin(codes, marks), starts, ends)
     starts = np.maximum.accumulate(starts)
     ends = np.maximum.accumulate(np.maximum(starts, ends))
     return TokenizedContext(token_ids, starts, ends)
-
-
-def _where(context: str, codes: npt.NDArray[Any], predicate: Callable[[str], bool]) -> Bools:
-    return np.isin(codes, [ord(char) for char in set(context) if predicate(char)])
 
 
 def _is_mark(char: str) -> bool:
@@ -312,7 +308,7 @@ def char_span_to_tokens(
     Characters at the (half-open) span's ends that are in no token, such as whitespace, are left
     out; None if nothing remains. A character of several tokens (byte-level BPE) is taken whole.
     """
-    kept = np.flatnonzero(context.char_starts < context.char_ends)  # all but whitespace tokens
+    kept = (context.char_starts < context.char_ends).nonzero()[0]  # not the whitespace
     starts, ends = context.char_starts[kept], context.char_ends[kept]
     start, end = (starts.dtype.type(char) for char in char_span)  # else searchsorted copies
     if start >= end or not len(kept):
