@@ -1,6 +1,6 @@
 """Merge a run's predictions into scores and TensorBoard.
 
-    python jobs/aggregate.py run=runs/tiny_coqa/main
+python jobs/aggregate.py run=runs/tiny_coqa/main
 """
 
 from __future__ import annotations

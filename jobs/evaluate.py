@@ -1,6 +1,6 @@
 """Predict and score one checkpoint on one shard, or all that are missing.
 
-    python jobs/evaluate.py run=runs/tiny_coqa/main
+python jobs/evaluate.py run=runs/tiny_coqa/main
 """
 
 from __future__ import annotations

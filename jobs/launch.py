@@ -75,7 +75,9 @@ def print_help() -> None:
     print((__doc__ or "").strip() + "\n\nLaunch keys:")
     for key, text in LAUNCH_KEYS.items():
         print(f"  {key + '=':16s} {text}")
-    print("\nAny setting of the recipe, e.g. train.learning_rate=1e-5 sources.0.train=data/mine.json:")
+    print(
+        "\nAny setting of the recipe, e.g. train.learning_rate=1e-5 sources.0.train=data/mine.json:"
+    )
     for setting in describe_fields():
         print(f"  {setting.path}={setting.default}\n      {setting.doc}")
 
@@ -119,7 +121,12 @@ def launch(keys: dict[str, str], overrides: list[str]) -> int:
 
 
 def run_launch(
-    keys: dict[str, str], recipe: Recipe, profile: Profile, place: Place, plan: Plan, stages: list[str]
+    keys: dict[str, str],
+    recipe: Recipe,
+    profile: Profile,
+    place: Place,
+    plan: Plan,
+    stages: list[str],
 ) -> int:
     """Open the run and run its stages under the launch's lock; return the exit status."""
     from rich.console import Console
@@ -142,7 +149,9 @@ def run_launch(
                 pipeline.Launch(run, recipe, profile, place, console), plan, prepared, stages
             )
         except pipeline.StageFailedError as error:
-            print(f"error: {error}\nThe same command goes on from what is finished.", file=sys.stderr)
+            print(
+                f"error: {error}\nThe same command goes on from what is finished.", file=sys.stderr
+            )
             return 1
         except KeyboardInterrupt:
             state = "stopped"

@@ -1,6 +1,6 @@
 """Make one shard of a run's prepared data, or all that are missing.
 
-    python jobs/prepare.py run=runs/tiny_coqa/main
+python jobs/prepare.py run=runs/tiny_coqa/main
 """
 
 from __future__ import annotations

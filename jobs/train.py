@@ -1,6 +1,6 @@
 """Train a run from where it stands, in this process.
 
-    python jobs/train.py run=runs/tiny_coqa/main
+python jobs/train.py run=runs/tiny_coqa/main
 """
 
 from __future__ import annotations

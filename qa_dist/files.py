@@ -95,8 +95,15 @@ def write_status(path: Path, value: Mapping[str, Any]) -> None:
 
 def write_marker(folder: Path, **facts: Any) -> dict[str, Any]:
     """Mark `folder` as whole: write MANIFEST.json, last, with size and sha256 of each file in it, and `facts`."""
-    names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != MARKER and not p.name.startswith("."))
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)} for name in names}
+    names = sorted(
+        p.name
+        for p in folder.iterdir()
+        if p.is_file() and p.name != MARKER and not p.name.startswith(".")
+    )
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)}
+        for name in names
+    }
     marker = {**facts, "files": files}
     write_json(folder / MARKER, marker)
     return marker
@@ -127,7 +134,9 @@ def verify_folder(folder: Path, hashes: bool = True) -> dict[str, Any]:
         if num_bytes != facts["bytes"]:
             raise BrokenFileError(f"{path}: has {num_bytes} bytes, {MARKER} says {facts['bytes']}")
         if hashes and file_sha256(path) != facts["sha256"]:
-            raise BrokenFileError(f"{path}: its sha256 differs from the one in {MARKER}; it was changed or damaged")
+            raise BrokenFileError(
+                f"{path}: its sha256 differs from the one in {MARKER}; it was changed or damaged"
+            )
     return marker
 
 

@@ -30,7 +30,9 @@ def locked(
         _acquire(stream, path, what, wait_s, tell)
         stream.seek(0)
         stream.truncate()
-        stream.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}")
+        stream.write(
+            f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
+        )
         stream.flush()
         yield
     finally:
@@ -46,7 +48,12 @@ def _acquire(
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
-        except BlockingIOError:
+        except OSError as error:
+            if not isinstance(error, BlockingIOError):
+                raise InputError(
+                    f"{path}: can't be locked ({error.strerror}); keep runs on a file system with locks "
+                    "(a local disk, NFS 4, Lustre mounted with -o flock)"
+                ) from error
             stream.seek(0)
             holder = stream.read().strip() or "another process"
             if time.monotonic() >= deadline:

@@ -7,8 +7,13 @@ worker reads its own slice of records only. Must not import torch or transformer
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import re
+import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -28,20 +33,24 @@ from qa_dist.data.shards import (
     Shard,
     ShardWriter,
     find_shards,
+    is_whole,
 )
 from qa_dist.data.sources import Records, is_hub_name, open_records
 from qa_dist.data.splits import choose_questions, choose_records, question_offsets, split_records
 from qa_dist.data.tokenizer import LoadedTokenizer, load_tokenizer, model_limit, tokenizer_digest
 from qa_dist.files import (
+    MARKER,
+    BrokenFileError,
     canonical_json,
     file_sha256,
     read_json,
-    read_marker,
+    replaced_file,
+    verify_folder,
     write_json,
     write_marker,
     write_status,
 )
-from qa_dist.recipe import Data, Recipe, Source
+from qa_dist.recipe import Data, Recipe, Source, show_value
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import BadRecordError, Example, InputError, Passage
 from qa_dist.run_dir import RunDir
@@ -62,6 +71,7 @@ FORMAT = 1
 MIN_SHARD_QUESTIONS = 2000
 _BATCH_PASSAGES = 64
 _FIRST_IDS = 5
+_NO_ROOM = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM")}
 
 
 # -- plan --------------------------------------------------------------------------------------------------------------
@@ -94,7 +104,7 @@ class Plan:
 
     def _complete_counts(self, split: str) -> list[int]:
         names = [p.name for p in self.folder.glob(f"{split}-*-of-*")]
-        counts = sorted({int(name.rpartition("-")[2]) for name in names})
+        counts = sorted({int(n[-5:]) for n in names if re.fullmatch(r".+-[0-9]{5}-of-[0-9]{5}", n)})
         return [num for num in counts if not find_shards(self.folder, split, num)[1]]
 
 
@@ -104,9 +114,7 @@ def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
     Raises InputError if a file is missing or malformed, or the encoder can't hold windows of this length.
     """
     source = recipe.sources[0]
-    digests = {"train": _source_digest(source.train)}
-    if source.dev:
-        digests["dev"] = _source_digest(source.dev)
+    digests = _source_digests(source)
     limit = model_limit(recipe.model.name)
     if limit is not None and recipe.data.max_length_tokens > limit:
         raise InputError(
@@ -133,20 +141,27 @@ def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
         index = indexes[_file_of(split, source)]
         counts[split] = int(index.num_questions[records].sum() if mask is None else mask.sum())
         if counts[split] == 0:
-            raise InputError(f"{getattr(source, _file_of(split, source))}: has no questions for the split {split}")
+            raise InputError(
+                f"{getattr(source, _file_of(split, source))}: has no questions for the split {split}"
+            )
     return Plan(folder, fingerprint, facts, indexes, counts)
 
 
 def save_plan(plan: Plan) -> None:
     """Write the record index and what the fingerprint stands for beside the shards to be."""
     folder = plan.folder / "index"
-    if read_marker(folder) is None:
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, index in plan.indexes.items():
-            with (folder / f"{name}.npz").open("wb") as stream:
-                np.savez(stream, **index.arrays())  # type: ignore[arg-type]
-        write_marker(folder)
         write_json(plan.folder / "facts.json", plan.facts)
+        if not _has_index(plan.folder):
+            (folder / MARKER).unlink(missing_ok=True)
+            for name, index in plan.indexes.items():
+                path = folder / f"{name}.npz"
+                with replaced_file(path) as temporary, temporary.open("wb") as stream:
+                    np.savez(stream, **index.arrays())  # type: ignore[arg-type]
+            write_marker(folder)
+    except OSError as error:
+        raise _not_written(plan.folder, error) from error
 
 
 def _splits(source: Source) -> list[str]:
@@ -157,18 +172,39 @@ def _file_of(split: str, source: Source) -> str:
     return "dev" if split == "dev" and source.dev else "train"
 
 
+def _source_digests(source: Source) -> dict[str, str]:
+    """Return the digest of each file that is given; raise InputError with all that is wrong with them."""
+    digests: dict[str, str] = {}
+    problems = []
+    for file in ("train", "dev") if source.dev else ("train",):
+        try:
+            digests[file] = _source_digest(getattr(source, file))
+        except InputError as error:
+            problems.append(f"sources.0.{file}={error}")
+    if problems:
+        raise InputError("\n".join(problems))
+    return digests
+
+
 def _source_digest(name: str) -> str:
     """Return the sha256 of a file's bytes; for a hub dataset its name (its own fingerprint pins the rest)."""
-    if is_hub_name(name):
-        return f"hub:{name}"
     try:
-        return file_sha256(Path(name).expanduser())
+        if is_hub_name(name):
+            return f"hub:{name}"
+        path = Path(name).expanduser()
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise InputError(f"{name}: is a device or a pipe; give the JSON file itself")
+        return file_sha256(path)
     except FileNotFoundError:
-        raise InputError(f"{name}: there is no such file; give the path of a JSON file, or a hub name") from None
+        raise InputError(
+            f"{name}: there is no such file; give the path of a JSON file, or a hub name"
+        ) from None
     except IsADirectoryError:
         raise InputError(f"{name}: is a folder; give the JSON file itself") from None
     except OSError as error:
-        raise InputError(f"{name}: can't be read ({error.strerror})") from error
+        raise InputError(f"{show_value(name)}: can't be read ({error.strerror})") from error
+    except RuntimeError as error:  # ~ of a user that isn't there
+        raise InputError(f"{name}: can't be read ({error}); write the path out") from error
 
 
 def _open(source: Source, file: str, index: RecordIndex | None) -> Records:
@@ -178,9 +214,31 @@ def _open(source: Source, file: str, index: RecordIndex | None) -> Records:
 
 def _read_index(folder: Path, source: Source, file: str) -> RecordIndex:
     """Return the saved index of a file, or make it by reading the file once."""
-    if read_marker(folder / "index") is not None:
-        return RecordIndex(**np.load(folder / "index" / f"{file}.npz"))
+    if _has_index(folder):
+        with np.load(folder / "index" / f"{file}.npz") as arrays:
+            return RecordIndex(**arrays)
     return _open(source, file, None).index
+
+
+def _has_index(folder: Path) -> bool:
+    """Return whether the record index is there, whole and unchanged."""
+    try:
+        verify_folder(folder / "index")
+    except BrokenFileError:
+        return False
+    return True
+
+
+def _not_written(folder: Path, error: OSError) -> InputError:
+    """Say which folder can't be written and why, and how much room there is."""
+    free = ""
+    with contextlib.suppress(OSError):
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        free = f", {shutil.disk_usage(there).free:,} bytes are free there"
+    return InputError(
+        f"{folder}: can't be written ({error.strerror or error}){free}; make room or give another place with "
+        "prepared_dir=, then launch again: it makes only what is missing"
+    )
 
 
 def _choose(
@@ -240,8 +298,13 @@ def prepare_element(run: RunDir, element: int) -> None:
     recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
     split, number = elements(prepared)[element]
     heartbeat = _Heartbeat(run.status_file("prepare", element))
-    if read_marker(prepared.shards(split)[number]) is None:
-        _prepare_shard(recipe, prepared, split, number, heartbeat)
+    if not is_whole(prepared.shards(split)[number]):
+        try:
+            _prepare_shard(recipe, prepared, split, number, heartbeat)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise _not_written(prepared.shards(split)[number], error) from error
     heartbeat.finish()
 
 
@@ -262,8 +325,8 @@ def _prepare_shard(
         passages = maker.read(_open(source, file, index), mine, offsets, mask)
         while batch := list(islice(passages, _BATCH_PASSAGES)):
             maker.add(writer, batch)
-            faults.reach("prepare.batch", maker.counts.windows)
-            heartbeat.beat(maker.num_read, len(mine), maker.counts.windows)
+            faults.reach("prepare.batch", writer.num_windows)
+            heartbeat.beat(maker.num_read, len(mine), writer.num_windows)
         maker.counts.windows = writer.num_windows
         writer.finish(
             fingerprint=prepared.fingerprint,
@@ -384,9 +447,7 @@ class _ShardMaker:
         span = char_span_to_tokens(context, char_span) if char_span else None
         room = self.data.max_length_tokens - self.num_special - len(question)
         has_answer = False
-        for window in cut_windows(
-            len(context.token_ids), room, self.data.window_overlap_tokens
-        ):
+        for window in cut_windows(len(context.token_ids), room, self.data.window_overlap_tokens):
             target = self._target(example, span, window)
             has_answer |= target[0] != KIND_NULL
             writer.add_window(
@@ -442,12 +503,14 @@ def summarize(prepared: Prepared, split: str) -> dict[str, Any]:
     num_examples = sum(c["examples"] for c in counts)
     dropped: dict[str, list[Any]] = {}
     for count in counts:
-        for reason, (num, ids) in count["dropped"].items():
+        for reason, (num, first_ids) in count["dropped"].items():
             entry = dropped.setdefault(reason, [0, []])
             entry[0] += num
-            entry[1] = (entry[1] + ids)[:_FIRST_IDS]
+            entry[1] = (entry[1] + first_ids)[:_FIRST_IDS]
+    ids = Counter(shard.example(i)["id"] for shard in shards for i in range(shard.num_examples))
     return {
         "examples": num_examples,
+        "doubled_ids": sum(num > 1 for num in ids.values()),
         "windows": int(sum(c["windows"] for c in counts)),
         "without_answer": sum(c["without_answer"] for c in counts),
         "cut_questions": sum(c["cut_questions"] for c in counts),

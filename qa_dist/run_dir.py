@@ -55,9 +55,13 @@ def check_private_folder(folder: Path) -> None:
     if stat.S_ISLNK(info.st_mode):
         raise InputError(f"{folder}: is a symbolic link; give the real folder instead")
     if not stat.S_ISDIR(info.st_mode):
-        raise InputError(f"{folder}: is not a folder; move it away, or choose another place with runs_dir=")
+        raise InputError(
+            f"{folder}: is not a folder; move it away, or choose another place with runs_dir="
+        )
     if info.st_uid != os.getuid():
-        raise InputError(f"{folder}: belongs to another user (uid {info.st_uid}); choose another place with runs_dir=")
+        raise InputError(
+            f"{folder}: belongs to another user (uid {info.st_uid}); choose another place with runs_dir="
+        )
     if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise InputError(f"{folder}: others can write to it; run `chmod go-w {folder}` first")
 

@@ -33,7 +33,9 @@ def print_forecast(
     steps = recipe.train.max_steps or max(
         1, round(recipe.train.epochs * windows["train"] / recipe.train.batch_windows)
     )
-    checkpoints = min(math.ceil(steps / recipe.train.checkpoint_every_steps), recipe.train.keep_checkpoints + 1)
+    checkpoints = min(
+        math.ceil(steps / recipe.train.checkpoint_every_steps), recipe.train.keep_checkpoints + 1
+    )
     shards = sum(prepared.num_shards.values())
     num_eval = (shards - prepared.num_shards["train"]) * checkpoints
     missing = sum(len(prepared.missing(split)) for split in prepared.num_shards)
@@ -48,7 +50,9 @@ def print_forecast(
     for stage in stages:
         print(f"  {stage:10s} {elements[stage]}")
     for split, num in plan.num_questions.items():
-        print(f"{split}: {num:,} questions, about {windows[split]:,} windows in {prepared.num_shards[split]} shards")
+        print(
+            f"{split}: {num:,} questions, about {windows[split]:,} windows in {prepared.num_shards[split]} shards"
+        )
     print("dry run: nothing was written")
 
 
@@ -60,7 +64,9 @@ def windows_per_question(recipe: Recipe, plan: Plan, split: str) -> float:
         tokens = round(len(passage.context) / _CHARS_PER_TOKEN)
         for example in passage.examples:
             history = example.history[-2 * data.history_turns :] if data.history_turns else ()
-            question = sum(len(text) / _CHARS_PER_TOKEN + 1 for text in (*history, example.question))
+            question = sum(
+                len(text) / _CHARS_PER_TOKEN + 1 for text in (*history, example.question)
+            )
             room = data.max_length_tokens - 3 - min(round(question), data.max_question_tokens)
             num_windows += len(cut_windows(tokens, room, data.window_overlap_tokens))
             num_questions += 1
@@ -78,6 +84,8 @@ def memory_gb(recipe: Recipe) -> float:
     vocab = int(config.get("vocab_size", 30_000))
     parameters = vocab * embedding + own_layers * (4 * hidden * hidden + 2 * hidden * inner)
     bytes_per_value = 4 if recipe.train.precision == "fp32" else 2
-    tokens = min(recipe.train.micro_batch_tokens, recipe.train.batch_windows * recipe.data.max_length_tokens)
+    tokens = min(
+        recipe.train.micro_batch_tokens, recipe.train.batch_windows * recipe.data.max_length_tokens
+    )
     activations = tokens * layers * (12 * hidden + 3 * inner) * bytes_per_value
     return float(np.round((parameters * _BYTES_PER_PARAMETER + activations) / 1e9, 2))

@@ -93,7 +93,9 @@ class StageJob:
             TOKENIZERS_PARALLELISM="true" if self.threads > 1 else "false",
         )
         for signum in (signal.SIGTERM, signal.SIGUSR2):
-            signal.signal(signum, signal.SIG_DFL)  # submitit's own would swallow it; training sets its own
+            signal.signal(
+                signum, signal.SIG_DFL
+            )  # submitit's own would swallow it; training sets its own
         if self.launcher_pid:
             threading.Thread(target=_watch, args=(self.launcher_pid,), daemon=True).start()
         try:

@@ -67,14 +67,18 @@ def open_run(
         differences = recipe_difference(load_saved_recipe(run.recipe), recipe)
         there = saved["prepared"]["fingerprint"]
         if not differences and there != plan.fingerprint:
-            differences = [f"prepared data: {there} -> {plan.fingerprint} (the input or the tokenizer was changed)"]
+            differences = [
+                f"prepared data: {there} -> {plan.fingerprint} (the input or the tokenizer was changed)"
+            ]
         if differences:
             lines = "".join(f"\n  {line}" for line in differences)
             raise InputError(
                 f"{run.root}: this run was made with other settings; give name=... for another run beside it, or "
                 f"fresh=true to delete it and begin anew:{lines}"
             )
-        write_text(run.recipe, recipe_to_yaml(recipe))  # what may change between attempts: see recipe_difference
+        write_text(
+            run.recipe, recipe_to_yaml(recipe)
+        )  # what may change between attempts: see recipe_difference
         return read_prepared(run)
     if is_fresh:
         _clear(run)
@@ -98,7 +102,14 @@ def _clear(run: RunDir) -> None:
     run.run_json.unlink(missing_ok=True)
     for path in (run.recipe, run.scalars):
         path.unlink(missing_ok=True)
-    for folder in (run.checkpoints, run.predictions, run.scores, run.tensorboard, run.status, run.logs):
+    for folder in (
+        run.checkpoints,
+        run.predictions,
+        run.scores,
+        run.tensorboard,
+        run.status,
+        run.logs,
+    ):
         if folder.is_dir() and not folder.is_symlink():
             shutil.rmtree(folder)
 
@@ -132,7 +143,9 @@ def run_stages(launch: Launch, plan: Plan, prepared: Prepared, stages: Sequence[
         if stage == "prepare" and missing:
             for split in prepared.num_shards:
                 windows = summarize(prepared, split)
-                show.show_prepared(launch.console, split, windows, _share(windows, prepared, seconds))
+                show.show_prepared(
+                    launch.console, split, windows, _share(windows, prepared, seconds)
+                )
     return "done"
 
 
@@ -149,7 +162,7 @@ def _missing(run: RunDir, prepared: Prepared) -> dict[str, Callable[[], Sequence
 def _share(summary: dict[str, Any], prepared: Prepared, seconds: float) -> float:
     """Return the part of the stage's wall time that fell to a split, by its windows."""
     total = sum(summarize(prepared, split)["windows"] for split in prepared.num_shards)
-    return seconds * summary["windows"] / max(1, total)
+    return seconds * float(summary["windows"]) / max(1, total)
 
 
 def _run_stage(
@@ -157,7 +170,9 @@ def _run_stage(
 ) -> tuple[Outcome, float]:
     started = time.monotonic()
     if launch.profile.where == "process":
-        launch.console.print(f"{stage} ({len(elements)} elements) in this process ...", highlight=False)
+        launch.console.print(
+            f"{stage} ({len(elements)} elements) in this process ...", highlight=False
+        )
         outcome = run_in_process(launch.run, stage, elements, lambda statuses: None)
         return outcome, time.monotonic() - started
     progress = show.StageProgress(launch.console, stage, len(elements))
@@ -171,7 +186,8 @@ def _run_stage(
 
 def _failure(run: RunDir, stage: str, outcome: Outcome) -> str:
     lines = [
-        f"{stage}, element {element}: {error}" for element, error in sorted(outcome.errors.items())[:5]
+        f"{stage}, element {element}: {error}"
+        for element, error in sorted(outcome.errors.items())[:5]
     ]
     if len(outcome.errors) > 5:
         lines.append(f"... and {len(outcome.errors) - 5} more; see {run.status}")
@@ -196,7 +212,9 @@ def is_trained(run: RunDir) -> bool:
 def _missing_predictions(run: RunDir) -> list[int]:
     elements = evaluate_elements(run)
     if not elements:
-        raise InputError(f"{run.checkpoints}: no finished checkpoint to evaluate; run the train stage first")
+        raise InputError(
+            f"{run.checkpoints}: no finished checkpoint to evaluate; run the train stage first"
+        )
     return [i for i, (step, _, shard) in enumerate(elements) if not is_evaluated(run, step, shard)]
 
 
@@ -215,7 +233,10 @@ def report(run: RunDir, recipe: Recipe, console: Console) -> None:
     show.show_scores(console, last, recipe.name)
     for scores in earlier:
         figures = scores["scores"][scores["headline"]]
-        console.print(f"step {scores['step']}: EM {figures['em']:.1f}, F1 {figures['f1']:.1f}", highlight=False)
+        console.print(
+            f"step {scores['step']}: EM {figures['em']:.1f}, F1 {figures['f1']:.1f}",
+            highlight=False,
+        )
     folder = os.path.relpath(run.root)
     lines = [
         f"scores:       {folder}/scores/{paths[-1].name}",
@@ -239,7 +260,9 @@ def run_stage_here(stage: str, argv: Sequence[str], usage: str) -> int:
     try:
         run = RunDir(Path(keys["run"]).absolute())
         if not run.run_json.is_file():
-            raise InputError(f"run={keys['run']}: holds no run.json; give the folder of a launched run")
+            raise InputError(
+                f"run={keys['run']}: holds no run.json; give the folder of a launched run"
+            )
         check_private_folder(run.root)
         missing = list(_missing(run, read_prepared(run))[stage]())
         if "element" in keys:

@@ -56,7 +56,9 @@ class StageProgress:
         done = sum(int(status["step"]) for status in known)
         total = sum(int(status["of"]) for status in known)
         if known and len(known) < self._num_elements:
-            total = total * self._num_elements // len(known)  # those not started: as long as the others
+            total = (
+                total * self._num_elements // len(known)
+            )  # those not started: as long as the others
         unit = str(known[0].get("unit", "")) if known else ""
         note = next((str(s["note"]) for s in known if s.get("note")), "")
         if self._bar:
@@ -65,7 +67,8 @@ class StageProgress:
             self._last_line = time.monotonic()
             seconds = self._last_line - self._started
             self._console.print(
-                f"{self._stage}: {done} of {total} {unit}, {seconds:.0f} s {note}".rstrip(), highlight=False
+                f"{self._stage}: {done} of {total} {unit}, {seconds:.0f} s {note}".rstrip(),
+                highlight=False,
             )
 
     def finish(self, state: str) -> None:
@@ -93,7 +96,8 @@ def show_prepared(console: Console, split: str, summary: Mapping[str, Any], seco
     )
     for reason, (count, ids) in sorted(summary["dropped"].items()):
         console.print(
-            f"  {split}: reported {count:,}: {escape(reason)} (first: {escape(', '.join(ids))})", highlight=False
+            f"  {split}: reported {count:,}: {escape(reason)} (first: {escape(', '.join(ids))})",
+            highlight=False,
         )
     if summary.get("doubled_ids"):
         console.print(
@@ -111,7 +115,9 @@ def show_scores(console: Console, scores: Mapping[str, Any], recipe: str) -> Non
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     for name, figures in scores["scores"].items():
         mark = " *" if name == scores["headline"] and len(scores["scores"]) > 1 else ""
-        table.add_row(_threshold_label(name, figures) + mark, f"{num:,}", *_cells(figures), style="bold")
+        table.add_row(
+            _threshold_label(name, figures) + mark, f"{num:,}", *_cells(figures), style="bold"
+        )
     for kind, rows in scores["by"].items():
         table.add_section()
         for row, figures in rows.items():
@@ -134,5 +140,6 @@ def _threshold_label(name: str, figures: Mapping[str, Any]) -> str:
 
 def _cells(figures: Mapping[str, float]) -> list[str]:
     return [
-        f"{figures[m]:.1f} \\[{figures[m + '_low']:.1f}, {figures[m + '_high']:.1f}]" for m in ("em", "f1")
+        f"{figures[m]:.1f} \\[{figures[m + '_low']:.1f}, {figures[m + '_high']:.1f}]"
+        for m in ("em", "f1")
     ]

@@ -72,7 +72,8 @@ def run_local(
     for element, status in _statuses(run, stage, elements).items():
         # What an earlier attempt saved stays known; how it ended doesn't count any more.
         write_status(run.status_file(stage, element), {**status, "state": "waiting", "error": ""})
-    waiting, jobs = list(elements), {}
+    waiting = list(elements)
+    jobs: dict[int, Any] = {}
     parallel = 1 if is_gang else max(1, min(place.max_parallel, len(elements)))
     is_stopping = False
     deadline = float("inf")

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from qa_dist.data.order import PAD_MULTIPLE
 from qa_dist.data.shards import KIND_CLASS, KIND_NULL, KIND_SPAN, Shard, Split
 from qa_dist.text.windows import PairTemplate
-
-PAD_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class Batch:
     candidate_mask: torch.Tensor  # (B, T) bool: where a span may start or end
     starts: torch.Tensor  # (B,) int64: target position, or T + k for answer class k
     ends: torch.Tensor  # (B,) int64
-    context_at: np.ndarray[tuple[int], np.dtype[np.int64]]  # (B,) position of the first context token
+    context_at: np.ndarray[
+        tuple[int], np.dtype[np.int64]
+    ]  # (B,) position of the first context token
     context_from: np.ndarray[tuple[int], np.dtype[np.int64]]  # (B,) its number in the context
     lengths: np.ndarray[tuple[int], np.dtype[np.int64]]  # (B,) real tokens of each window
 
@@ -115,7 +117,7 @@ def _assemble(
     """Fill one row of ids and types; return where the context starts and the window's length."""
     example = int(shard["window_example"][row])
     context = shard.ragged("context_tokens", int(shard["example_context"][example]))
-    parts = (
+    parts: tuple[Any, ...] = (
         template.before,
         shard.ragged("question_tokens", example),
         template.between,

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 POOL_BATCHES = 64
+PAD_MULTIPLE = 8
+"""Rows of a micro-batch are padded to the longest one, rounded up to a multiple of this (collate.py)."""
 _ROUNDS = 4
 _MASK = (1 << 64) - 1
 
@@ -32,10 +34,11 @@ def mix(*values: int) -> int:
 
 
 def _mix_array(values: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
-    x = values + np.uint64(key)
+    x: NDArray[np.uint64] = values + np.uint64(key)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x ^= x >> np.uint64(31)
+    return x
 
 
 def permute(positions: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
@@ -92,20 +95,23 @@ class Order:
         windows = windows[np.argsort(-self.lengths[windows].astype(np.int64), kind="stable")]
         # The epoch's last batch may be short; it keeps its place at the short end, the others change places.
         num_full = size // self.batch_windows
-        places = permute(np.arange(num_full), num_full, mix(key, pool)) if num_full else []
-        place = int(places[batch_in_pool]) if batch_in_pool < num_full else num_full
+        place = num_full
+        if batch_in_pool < num_full:
+            position = np.array([batch_in_pool])
+            place = int(permute(position, num_full, mix(key, pool))[0])
         return windows[place * self.batch_windows : (place + 1) * self.batch_windows]
 
     def micro_batches(self, step: int) -> list[NDArray[np.int64]]:
         """Return step `step` cut into M micro-batches, M >= `min_micro_batches`; some may be empty in a short batch.
 
-        M is the smallest for which windows times the longest stays within the token budget in each of them.
+        M is the smallest for which windows times the longest, as padded, stays within the token budget in each of
+        them; a single window may exceed it.
         """
         windows = self.batch(step)
-        lengths = self.lengths[windows].astype(np.int64)
+        widths = -(-self.lengths[windows].astype(np.int64) // PAD_MULTIPLE) * PAD_MULTIPLE
         num = max(1, self.min_micro_batches)
         while num < len(windows):
-            parts = np.array_split(lengths, num)
+            parts = np.array_split(widths, num)
             if all(len(p) * int(p[0]) <= self.micro_batch_tokens for p in parts if len(p)):
                 break
             num += 1

@@ -8,6 +8,7 @@ shards in order, so that they don't depend on how many shards there are.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -129,7 +130,19 @@ class ShardWriter:
             self._flush()
 
     def finish(self, **facts: Any) -> dict[str, Any]:
-        """Put the arrays into one file, rename the folder to its name and mark it; return the marker."""
+        """Put the arrays into one file, mark it, rename the folder to its name; return the marker.
+
+        Of two attempts that make the same shard at once, whichever comes second leaves the first one's.
+        """
+        try:
+            return self._publish(self._join_arrays(), facts)
+        except FileNotFoundError:  # another attempt has finished it, and swept ours away
+            if not is_whole(self.folder):
+                raise
+            return verify_folder(self.folder, hashes=False)
+
+    def _join_arrays(self) -> dict[str, dict[str, Any]]:
+        """Put the arrays one after another into one file; return where each one lies."""
         self._flush()
         layout: dict[str, dict[str, Any]] = {}
         position = 0
@@ -151,17 +164,34 @@ class ShardWriter:
                 part.unlink()
             whole.flush()
             os.fsync(whole.fileno())
+        return layout
+
+    def _publish(self, layout: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+        marker = write_marker(self._temporary, **facts, arrays=layout)
         sync_folder(self._temporary)
-        if self.folder.exists():
+        if self.folder.exists() and not is_whole(self.folder):
             delete_folder(self.folder)
-        self._temporary.rename(self.folder)
+        try:
+            self._temporary.rename(
+                self.folder
+            )  # no folder with files in it is ever replaced by this
+        except OSError:
+            if not is_whole(self.folder):
+                raise
         sync_folder(self.folder.parent)
-        return write_marker(self.folder, **facts, arrays=layout)
+        # Our own if another attempt was first, and what killed attempts have left.
+        for leftover in self.folder.parent.glob(f".{self.folder.name}.*.tmp"):
+            with contextlib.suppress(OSError):
+                delete_folder(leftover)
+        return marker
 
     def abandon(self) -> None:
         """Remove what was written so far."""
         for stream in self._streams.values():
-            stream.close()
+            with contextlib.suppress(
+                OSError
+            ):  # a full disk fails once more, when buffers are flushed
+                stream.close()
         delete_folder(self._temporary)
 
     def _add_ragged(self, name: str, values: NDArray[Any]) -> None:
@@ -190,7 +220,11 @@ class Shard:
         path = folder / ARRAYS
         if not path.is_file() or path.stat().st_size != marker["files"][ARRAYS]["bytes"]:
             raise BrokenFileError(f"{path}: is missing or was cut short; prepare it again")
-        data = np.memmap(path, dtype=np.uint8, mode="r") if path.stat().st_size else np.zeros(0, np.uint8)
+        data = (
+            np.memmap(path, dtype=np.uint8, mode="r")
+            if path.stat().st_size
+            else np.zeros(0, np.uint8)
+        )
         self._arrays: dict[str, NDArray[Any]] = {}
         for name, facts in marker["arrays"].items():
             dtype = np.dtype(facts["dtype"])
@@ -250,10 +284,19 @@ class Split:
         return self.shards[index], window - before
 
 
+def is_whole(folder: Path) -> bool:
+    """Return whether a shard is finished and its files have their sizes; their bytes aren't read."""
+    try:
+        verify_folder(folder, hashes=False)
+    except BrokenFileError:
+        return False
+    return True
+
+
 def find_shards(folder: Path, split: str, num_shards: int) -> tuple[list[Path], list[Path]]:
-    """Return the shards of a split that are finished and those that are missing, in order."""
+    """Return the shards of a split that are finished and those that are missing or cut short, in order."""
     paths = [folder / shard_name(split, i, num_shards) for i in range(num_shards)]
-    is_done = [read_marker(path) is not None for path in paths]
+    is_done = [is_whole(path) for path in paths]
     done = [path for path, ok in zip(paths, is_done, strict=True) if ok]
     return done, [path for path, ok in zip(paths, is_done, strict=True) if not ok]
 

@@ -63,18 +63,35 @@ def aggregate(run: RunDir) -> list[int]:
     folders = sorted(p for p in run.predictions.glob("step-*") if p.is_dir())
     steps = [int(folder.name[5:]) for folder in folders]
     if not steps:
-        raise InputError(f"{run.predictions}: nothing was evaluated yet; run the evaluate stage first")
+        raise InputError(
+            f"{run.predictions}: nothing was evaluated yet; run the evaluate stage first"
+        )
     for done, step in enumerate(steps):
         write_status(
             run.status_file("aggregate", 0),
-            {"state": "running", "step": done, "of": len(steps), "unit": "checkpoints", "updated_at": time.time()},
+            {
+                "state": "running",
+                "step": done,
+                "of": len(steps),
+                "unit": "checkpoints",
+                "updated_at": time.time(),
+            },
         )
-        write_json(run.scores_file(step), _score_step(run, prepared, task, step, recipe.evaluation.num_resamples))
+        write_json(
+            run.scores_file(step),
+            _score_step(run, prepared, task, step, recipe.evaluation.num_resamples),
+        )
         faults.reach("aggregate.after_json", step)
     rebuild_tensorboard(run)
     write_status(
         run.status_file("aggregate", 0),
-        {"state": "done", "step": len(steps), "of": len(steps), "unit": "checkpoints", "updated_at": time.time()},
+        {
+            "state": "done",
+            "step": len(steps),
+            "of": len(steps),
+            "unit": "checkpoints",
+            "updated_at": time.time(),
+        },
     )
     return steps
 
@@ -162,7 +179,9 @@ def _break_down(
                     "num_questions": len(rows[name]),
                     **_figures(questions, threshold, rows[name], num_resamples),
                 }
-                for name in sorted(rows, key=lambda n: (n.isdigit() or n.startswith(">"), len(n), n))
+                for name in sorted(
+                    rows, key=lambda n: (n.isdigit() or n.startswith(">"), len(n), n)
+                )
             }
     return tables
 
@@ -235,7 +254,9 @@ def _write_official(
         write_json(folder / "official.json", dict(zip(questions.ids, texts, strict=True)))
         if questions.can_abstain:
             odds = [o if math.isfinite(o) else 1e9 for o in questions.null_odds.tolist()]
-            write_json(folder / "official_null_odds.json", dict(zip(questions.ids, odds, strict=True)))
+            write_json(
+                folder / "official_null_odds.json", dict(zip(questions.ids, odds, strict=True))
+            )
     else:
         pairs = [example_id.rsplit("#", 1) for example_id in questions.ids]
         answers = [

@@ -12,7 +12,9 @@ from qa_dist.run_dir import RunDir, step_name
 def finished_steps(run: RunDir) -> list[int]:
     """Return the steps of the checkpoints that carry a marker, ascending; what they hold isn't verified here."""
     names = [path.name for path in run.checkpoints.glob("step-*") if read_marker(path) is not None]
-    return sorted(int(name[5:]) for name in names if name[5:].isdigit() and name == step_name(int(name[5:])))
+    return sorted(
+        int(name[5:]) for name in names if name[5:].isdigit() and name == step_name(int(name[5:]))
+    )
 
 
 def elements(run: RunDir) -> list[tuple[int, str, str]]:

@@ -138,7 +138,9 @@ class _Predictor:
         lengths = self.shard["window_length"]
         pool = 4096
         for first in range(0, self.shard.num_windows, pool):
-            order = first + np.argsort(-lengths[first : first + pool].astype(np.int64), kind="stable")
+            order = first + np.argsort(
+                -lengths[first : first + pool].astype(np.int64), kind="stable"
+            )
             at = 0
             while at < len(order):
                 count = max(1, self.settings.batch_tokens // int(lengths[order[at]]))

@@ -78,10 +78,12 @@ def best_threshold(
     order = np.argsort(null_odds, kind="stable")
     odds = null_odds[order]
     gains = np.concatenate([[0.0], np.cumsum((answered - unanswered)[order])])
-    is_possible = np.concatenate([[True], odds[1:] != odds[:-1], [True]])
+    is_possible = np.concatenate([odds[:1] > -np.inf, odds[1:] != odds[:-1], [True]])
     best = int(np.argmax(np.where(is_possible, gains, -np.inf)))
     if best == 0:
         return float("-inf")
     if best == len(odds) or not np.isfinite(odds[best]):
         return float(odds[best - 1])
-    return float((odds[best - 1] + odds[best]) / 2)
+    middle = float(odds[best - 1] / 2 + odds[best] / 2)
+    # Between neighbouring floats there is none: the lower one, which is itself not above the threshold.
+    return middle if odds[best - 1] <= middle < odds[best] else float(odds[best - 1])

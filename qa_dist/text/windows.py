@@ -19,6 +19,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -241,7 +242,8 @@ def _clean_offsets(
     context: str, ids: list[int], offsets: list[tuple[int, int]], metaspace_id: int | None
 ) -> TokenizedContext:
     token_ids = np.array(ids, np.uint32)
-    starts, ends = np.array(offsets, np.int32).reshape(-1, 2).T  # (tokens,) each
+    flat = np.fromiter(chain.from_iterable(offsets), np.int32, 2 * len(offsets))
+    starts, ends = flat[::2], flat[1::2]
     if context.isascii():
         codes = np.frombuffer(f"{context}\0".encode(), np.uint8).astype(np.uint32)
     else:

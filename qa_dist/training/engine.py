@@ -37,6 +37,7 @@ class Engine:
         """`precision`: "bf16" or "fp32". `timeout_s`: longest wait for a peer, in seconds."""
         from accelerate import Accelerator, InitProcessGroupKwargs
 
+        self.precision = precision
         on_cpu = not torch.cuda.is_available()
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
@@ -62,7 +63,9 @@ class Engine:
         prepared: nn.Module = self._accelerator.prepare(model)
         return prepared
 
-    def backward(self, model: nn.Module, compute_loss: Callable[[], torch.Tensor], is_last: bool) -> torch.Tensor:
+    def backward(
+        self, model: nn.Module, compute_loss: Callable[[], torch.Tensor], is_last: bool
+    ) -> torch.Tensor:
         """Compute a micro-batch's loss and add its gradients; exchange gradients on the step's last one only.
 
         The loss is already divided by the step's global count; DDP averages over ranks, hence the factor.
@@ -113,10 +116,9 @@ class Engine:
         """
         if self.world_size == 1:
             return self._stop_asked
-        votes = self.sum_over_ranks(torch.tensor([float(self._stop_asked)], device=self.device))
-        votes, self._stop_votes = (
-            (self._stop_votes, votes) if self.device.type == "cuda" else (votes, None)
-        )
+        new = self.sum_over_ranks(torch.tensor([float(self._stop_asked)], device=self.device))
+        old, self._stop_votes = self._stop_votes, new
+        votes = old if self.device.type == "cuda" else new
         return votes is not None and bool(votes.item() > 0)
 
     def close(self) -> None:

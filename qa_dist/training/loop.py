@@ -93,12 +93,12 @@ def train(run: RunDir) -> str:
         with ExitStack() as stack:
             if engine.rank == 0:
                 stack.enter_context(locked(run.root / "train.lock", "this run is being trained"))
-            return _Training(run, recipe, prepared, engine, facts).run_to_end()
+            return Training(run, recipe, prepared, engine, facts).run_to_end()
     finally:
         engine.close()
 
 
-class _Training:
+class Training:
     """The state of one attempt."""
 
     def __init__(
@@ -134,7 +134,11 @@ class _Training:
         self.progress = Progress()
         self.loss_sum = torch.zeros((), device=engine.device)
         self.bad_steps = torch.zeros((), device=engine.device)
-        self.tokens = [0, 0, 0]  # windows, real tokens, tokens with padding of this rank since the last scalars
+        self.tokens = [
+            0,
+            0,
+            0,
+        ]  # windows, real tokens, tokens with padding of this rank since the last scalars
         self.last_heartbeat = 0.0
 
     def _open_verified(self, prepared: Prepared, name: str) -> Split:
@@ -175,7 +179,7 @@ class _Training:
             step = progress.step
             faults.reach("train.step", step)
             rate = learning_rate(step, self.num_steps, settings)
-            grad_norm = self._train_step(step, rate)
+            grad_norm = self.train_step(step, rate)
             progress.step += 1
 
             # -- log -------------------------------------------------------------------------------
@@ -222,12 +226,15 @@ class _Training:
         for name, value in checkpoint.train_state.items():
             setattr(self.progress, name, value)
         self.loss_sum.fill_(self.progress.loss_sum)
-        print(f"resuming {self.run.root.name} at step {checkpoint.step} of {self.num_steps}", flush=True)
+        print(
+            f"resuming {self.run.root.name} at step {checkpoint.step} of {self.num_steps}",
+            flush=True,
+        )
         return checkpoint.step
 
     # -- one step --------------------------------------------------------------------------------------------------
 
-    def _train_step(self, step: int, rate: float) -> torch.Tensor:
+    def train_step(self, step: int, rate: float) -> torch.Tensor:
         """Do one optimizer update; return the gradient's norm before clipping: ()."""
         settings, engine = self.recipe.train, self.engine
         micro_batches = self.order.micro_batches(step)
@@ -267,7 +274,9 @@ class _Training:
         An empty one (the short last batch of an epoch) computes window 0 times zero, since all ranks must take part.
         """
         is_empty = len(windows) == 0
-        batch = collate(self.train_split, [0] if is_empty else windows, self.template, self.null_class)
+        batch = collate(
+            self.train_split, [0] if is_empty else windows, self.template, self.null_class
+        )
         if not is_empty:
             self.tokens[0] += len(windows)
             self.tokens[1] += batch.num_tokens

@@ -18,7 +18,15 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
     AlbertTokenizer,
     AutoTokenizer,
@@ -356,6 +364,19 @@ def test_segments_of_a_tokenizer_that_minds_their_place_need_encode_questions() 
     assert alone[0] != later[1]
 
 
+def test_a_separator_that_eats_spaces() -> None:
+    trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.train_from_iterator([], trainer)
+    backend.add_special_tokens([AddedToken("</s>", lstrip=True, rstrip=True)])
+    segments = [" a ", " b ", " c "]
+    (encoded,) = windows.encode_questions(backend, [segments], "</s>")
+    joined, _ = windows.join_question(encoded[:-1], encoded[-1], 256, 99, 99)
+    assert joined == backend.encode("</s>".join(segments)).ids
+    assert joined != backend.encode("</s>".join(s.strip() for s in segments)).ids
+
+
 @every_tokenizer
 @settings(max_examples=30, deadline=None)
 @given(questions=st.lists(st.lists(TEXTS, min_size=1, max_size=4), max_size=4))
@@ -530,6 +551,7 @@ ANSWERS = [  # (before the answer, answer, after it)
     ("an ", "oﬃce", " find"),
     ("sky\u00a0", "blue", "\u00a0may"),
     ("in ", "שָׁלוֹם", " may"),
+    ("in ", "हिन्दी", " may"),
     ("in ", "東京", "は"),
     ("in ", "東", "京は"),
     ("in 東 ", "京", " は"),
