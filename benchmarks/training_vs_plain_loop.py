@@ -1,11 +1,13 @@
 """Training windows/s against a plain PyTorch loop, side by side on the same windows.
 
-    python benchmarks/training_vs_plain_loop.py encoder=FOLDER train=train-v1.1.json [rounds=5] [steps=4]
+    python benchmarks/training_vs_plain_loop.py encoder=FOLDER train=train-v1.1.json [rounds=5]
+    [steps=4]
 
-The peer is what a careful user writes by hand: transformers' AutoModelForQuestionAnswering (attention dropout 0, as
-ours), windows encoded once by the fast tokenizer, batches of 16 windows of like length padded to their longest,
-fused AdamW, linear warm-up, clipping at 1, the same precision and threads. Both train on the very same windows in the
-same order, blocks of steps interleaved A B A B; medians over blocks. Prints one JSON line; ratio > 1: ours is faster.
+The peer is what a careful user writes by hand: transformers' AutoModelForQuestionAnswering
+(attention dropout 0, as ours), windows encoded once by the fast tokenizer, batches of 16 windows of
+like length padded to their longest, fused AdamW, linear warm-up, clipping at 1, the same precision
+and threads. Both train on the very same windows in the same order, blocks of steps interleaved A B
+A B; medians over blocks. Prints one JSON line; ratio > 1: ours is faster.
 """
 
 from __future__ import annotations
@@ -194,7 +196,8 @@ class PlainLoop:
 
 
 def compare_losses(ours: Any, theirs: PlainLoop) -> None:
-    """Check, before any timing, that both compute the same: start logits of one batch at the context, dropout off."""
+    """Check, before any timing, that both compute the same: start logits of one batch at the
+    context, dropout off."""
     torch = theirs.torch
     from qa_dist.data.collate import collate
 

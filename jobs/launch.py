@@ -8,6 +8,7 @@ with status 2 and one message before anything is written or started.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -66,6 +67,9 @@ def main(argv: Sequence[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped before anything was started", file=sys.stderr)
+        return 130
 
 
 def print_help() -> None:
@@ -97,6 +101,7 @@ def launch(keys: dict[str, str], overrides: list[str]) -> int:
     profile = read_profile(keys)
     recipe = load_recipe(keys["recipe"], with_profile_defaults(overrides, profile), RECIPES)
     stages = read_stages(keys)
+    is_dry, is_fresh = read_flag(keys, "dry_run"), read_flag(keys, "fresh")
     check_name(keys.get("name", "main"), "name")
 
     from qa_dist.cluster.place import find_place
@@ -110,14 +115,14 @@ def launch(keys: dict[str, str], overrides: list[str]) -> int:
             f"fewer micro-batches; give train.min_micro_batches_per_step={place.num_ranks} (or fewer ranks)"
         )
     plan = make_plan(recipe, Path(keys.get("prepared_dir", "prepared")).absolute())
-    if read_flag(keys, "dry_run"):
+    if is_dry:
         from qa_dist.cluster.forecast import print_forecast
 
         prepared = plan.prepared(recipe.data.num_shards, place.max_parallel)
         print(recipe_to_yaml(recipe))
         print_forecast(recipe, place, plan, prepared, stages)
         return 0
-    return run_launch(keys, recipe, profile, place, plan, stages)
+    return run_launch(keys, recipe, profile, place, plan, stages, is_fresh)
 
 
 def run_launch(
@@ -127,6 +132,7 @@ def run_launch(
     place: Place,
     plan: Plan,
     stages: list[str],
+    is_fresh: bool,
 ) -> int:
     """Open the run and run its stages under the launch's lock; return the exit status."""
     from rich.console import Console
@@ -134,6 +140,8 @@ def run_launch(
     from qa_dist.cluster import pipeline
     from qa_dist.lock import locked
 
+    if profile.where == "process" and not place.num_gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # torch, which isn't loaded yet, would take one
     console = Console(width=None if sys.stdout.isatty() else 120)
     name = check_name(keys.get("name", "debug" if profile.where == "process" else "main"), "name")
     run = pipeline.open_root(Path(keys.get("runs_dir", "runs")).absolute(), name, recipe.name)
@@ -141,7 +149,7 @@ def run_launch(
         # A launcher that was killed may have left a training process that is just saving and ending.
         with locked(run.root / "train.lock", "this run is being trained", 120, console.print):
             fresh_data = plan.prepared(recipe.data.num_shards, place.max_parallel)
-            prepared = pipeline.open_run(run, recipe, plan, fresh_data, read_flag(keys, "fresh"))
+            prepared = pipeline.open_run(run, recipe, plan, fresh_data, is_fresh)
         write_text(run.root / "profile.yaml", profile_to_yaml(profile))
         console.print(f"run: {run.root}", highlight=False, soft_wrap=True)
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from qa_dist.cluster.pipeline import run_stage_here  # noqa: E402
+from qa_dist.cluster.pipeline import run_stage_here
 
 
 def main(argv: Sequence[str]) -> int:

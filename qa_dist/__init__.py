@@ -1,3 +1,4 @@
-"""Fine-tune question-answering models on SLURM clusters and laptops: prepare, train, evaluate, aggregate."""
+"""Fine-tune question-answering models on SLURM clusters and laptops: prepare, train, evaluate,
+aggregate."""
 
 __version__ = "0.1.0"

@@ -1,7 +1,8 @@
 """Write so that a reader sees all or nothing, and read only what was written whole.
 
-Write under a temporary name in the same folder, fsync, rename, and then the marker: JSON with each file's size and
-sha256. Readers believe marked things only, and verify before they load. Un-mark before deleting.
+Write under a temporary name in the same folder, fsync, rename, and then the marker: JSON with each
+file's size and sha256. Readers believe marked things only, and verify before they load. Un-mark
+before deleting.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def file_sha256(path: Path) -> str:
 
 
 def canonical_json(value: Any) -> str:
-    """Return `value` as JSON with sorted keys and no spaces: the same bytes for the same content."""
+    """Return `value` as JSON with sorted keys and no spaces: the same bytes for the same
+    content."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
@@ -48,7 +50,8 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success it is fsynced and renamed to `path`, else removed."""
+    """Yield a temporary path in the same folder; on success it is fsynced and renamed to `path`,
+    else removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
@@ -94,7 +97,8 @@ def write_status(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_marker(folder: Path, **facts: Any) -> dict[str, Any]:
-    """Mark `folder` as whole: write MANIFEST.json, last, with size and sha256 of each file in it, and `facts`."""
+    """Mark `folder` as whole: write MANIFEST.json, last, with size and sha256 of each file in it,
+    and `facts`."""
     names = sorted(
         p.name
         for p in folder.iterdir()
@@ -119,7 +123,8 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
 
 
 def verify_folder(folder: Path, hashes: bool = True) -> dict[str, Any]:
-    """Return the marker of `folder` once each file has the size (and, with `hashes`, the sha256) that it says.
+    """Return the marker of `folder` once each file has the size (and, with `hashes`, the sha256)
+    that it says.
 
     Raises BrokenFileError naming the folder or the file.
     """
@@ -141,7 +146,8 @@ def verify_folder(folder: Path, hashes: bool = True) -> dict[str, Any]:
 
 
 def delete_folder(folder: Path) -> None:
-    """Delete a marked or temporary folder: the marker goes first, so that no one believes what is half gone."""
+    """Delete a marked or temporary folder: the marker goes first, so that no one believes what is
+    half gone."""
     if folder.is_symlink():
         folder.unlink()
         return

@@ -1,7 +1,8 @@
 """What travels between stages: Example (one question), Prediction (our answer to it), Score.
 
-Plain frozen dataclasses and one error type. No torch, no files: everything above imports this, this imports nothing
-of ours. Character spans are half-open [start, end) in the context's code points; token spans are inclusive.
+Plain frozen dataclasses and one error type. No torch, no files: everything above imports this, this
+imports nothing of ours. Character spans are half-open [start, end) in the context's code points;
+token spans are inclusive.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ NULL_KIND = "null"  # the context doesn't hold the answer
 
 
 class InputError(Exception):
-    """Bad input from outside (a file, a record, a key, a flag): the message names it and says what to do.
+    """Bad input from outside (a file, a record, a key, a flag): the message names it and says what
+    to do.
 
     Entry points print the message alone, without a traceback, and exit with status 2.
     """
@@ -34,10 +36,11 @@ class BadRecordError(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """What training aims at: `kind` is "span", "null", or one of the task's answer classes ("yes", "no").
+    """What training aims at: `kind` is "span", "null", or one of the task's answer classes ("yes",
+    "no").
 
-    `char_span` is where in the context the answer stands (or, for an answer class, the evidence that a window
-    must hold for the class to be taught); None for "null".
+    `char_span` is where in the context the answer stands (or, for an answer class, the evidence
+    that a window must hold for the class to be taught); None for "null".
     """
 
     kind: str
@@ -55,7 +58,8 @@ class Example:
     """Earlier questions and answers of the conversation, oldest first; empty outside CoQA."""
     target: Target
     answers: tuple[str, ...]
-    """All references for scoring, as the official script sees them; empty: unanswerable (SQuAD 2.0)."""
+    """All references for scoring, as the official script sees them; empty: unanswerable (SQuAD
+    2.0)."""
     rule: str
     """Scoring rule of text/metrics.py: "squad_v1", "squad_v2" or "coqa"."""
     group: str
@@ -63,12 +67,14 @@ class Example:
     ordinal: int = 0
     """Its place among the questions of its record, from 0."""
     facets: dict[str, str] = field(default_factory=dict)
-    """What reports are broken down by, e.g. {"domain": "mctest", "turn": "3", "answer_type": "yes"}."""
+    """What reports are broken down by, e.g. {"domain": "mctest", "turn": "3", "answer_type":
+    "yes"}."""
 
 
 @dataclass(frozen=True)
 class Passage:
-    """One context and the questions asked about it: what a reader yields for one record of a data file."""
+    """One context and the questions asked about it: what a reader yields for one record of a data
+    file."""
 
     context: str
     examples: tuple[Example, ...]
@@ -76,7 +82,8 @@ class Passage:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of the n best answers to a question: `text` as it stands in the context, or the answer class's name."""
+    """One of the n best answers to a question: `text` as it stands in the context, or the answer
+    class's name."""
 
     text: str
     score: float
@@ -87,7 +94,8 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Our answer to one question: the n best non-null candidates, best first, and the null score beside them."""
+    """Our answer to one question: the n best non-null candidates, best first, and the null score
+    beside them."""
 
     id: str
     candidates: tuple[Candidate, ...]
@@ -100,13 +108,15 @@ class Prediction:
 
     @property
     def null_odds(self) -> float:
-        """Null score minus the best candidate's score: no answer is given where it exceeds the threshold."""
+        """Null score minus the best candidate's score: no answer is given where it exceeds the
+        threshold."""
         return self.null_score - self.candidates[0].score if self.candidates else float("inf")
 
 
 @dataclass(frozen=True)
 class Score:
-    """EM and F1 (0..1) of one question, had we answered with the best candidate, and had we answered "unknown"."""
+    """EM and F1 (0..1) of one question, had we answered with the best candidate, and had we
+    answered "unknown"."""
 
     id: str
     group: str

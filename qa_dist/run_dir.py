@@ -1,6 +1,6 @@
 """Every path of a run and of prepared data, in one place: who needs a path asks here.
 
-    runs/<recipe>/<name>/      recipe.yaml run.json status/ checkpoints/ predictions/ scores/ tensorboard/ logs/
+    runs/<recipe>/<name>/      recipe.yaml run.json status/ checkpoints/ predictions/ scores/ ...
     prepared/<fingerprint>/    <split>-00003-of-00032/ and the index of records
 
 Knows names only: what is inside the files is their owners' business.
@@ -20,11 +20,13 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def check_name(name: str, what: str) -> str:
-    """Return `name`, or raise InputError: names become folders and job names, so few characters are let in."""
+    """Return `name`, or raise InputError: names become folders and job names, so few characters are
+    let in."""
     if not NAME.fullmatch(name) or ".." in name:
         shown = name if len(name) <= 80 else name[:77] + "..."
         raise InputError(
-            f"{what}={shown!r}: a name starts with a letter or digit and holds at most 64 of A-Z a-z 0-9 . _ -"
+            f"{what}={shown!r}: a name starts with a letter or digit and holds at most 64 of A-Z "
+            "a-z 0-9 . _ -"
         )
     return name
 
@@ -40,14 +42,16 @@ def step_name(step: int) -> str:
 
 
 def make_private_folder(folder: Path) -> Path:
-    """Make `folder` (and its parents) with mode 0700; refuse a link and one that others can write to or own."""
+    """Make `folder` (and its parents) with mode 0700; refuse a link and one that others can write
+    to or own."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     check_private_folder(folder)
     return folder
 
 
 def check_private_folder(folder: Path) -> None:
-    """Raise InputError if `folder` is a symbolic link, belongs to someone else, or others can write to it.
+    """Raise InputError if `folder` is a symbolic link, belongs to someone else, or others can write
+    to it.
 
     Job folders hold pickles: who can write there runs code as their owner (faults.md X1, S16).
     """
@@ -60,7 +64,8 @@ def check_private_folder(folder: Path) -> None:
         )
     if info.st_uid != os.getuid():
         raise InputError(
-            f"{folder}: belongs to another user (uid {info.st_uid}); choose another place with runs_dir="
+            f"{folder}: belongs to another user (uid {info.st_uid}); choose another place with "
+            "runs_dir="
         )
     if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise InputError(f"{folder}: others can write to it; run `chmod go-w {folder}` first")
@@ -120,7 +125,8 @@ class RunDir:
 
 @dataclass(frozen=True)
 class PreparedDir:
-    """Paths of one prepared data set, shared by all runs with the same data, tokenizer and windowing."""
+    """Paths of one prepared data set, shared by all runs with the same data, tokenizer and
+    windowing."""
 
     root: Path
     fingerprint: str

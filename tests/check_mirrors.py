@@ -1,4 +1,5 @@
-"""Check that each module of qa_dist has a test file of the same path and name; print those that lack one."""
+"""Check that each module of qa_dist has a test file of the same path and name; print those that
+lack one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Fixtures that many tests share: a tiny random encoder, tiny data files, a launcher in a process of its own."""
+"""Fixtures that many tests share: a tiny random encoder, tiny data files, a launcher in a process
+of its own."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def test_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random BERT (2 layers, 32 hidden) and a WordPiece tokenizer of the sample's words."""
+    """A folder with a random BERT (2 layers, 32 hidden) and a WordPiece tokenizer of the sample's
+    words."""
     from tokenizers import BertWordPieceTokenizer
     from transformers import BertConfig, BertModel, BertTokenizerFast, set_seed
 
@@ -56,7 +58,8 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def run_job(tmp_path: Path) -> Run:
-    """Run `python jobs/<name>.py words...` from a folder of the test's own; return the finished process."""
+    """Run `python jobs/<name>.py words...` from a folder of the test's own; return the finished
+    process."""
 
     def run(
         name: str, *words: str, timeout: float = 300, env: dict[str, str] | None = None
@@ -75,7 +78,8 @@ def run_job(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def tiny_launch(tiny_encoder: Path, tmp_path: Path) -> Sequence[str]:
-    """Words for jobs/launch.py: recipe tiny_coqa with the tiny random encoder and few questions, 8 steps, in tmp_path."""
+    """Words for jobs/launch.py: recipe tiny_coqa with the tiny random encoder and few questions, 8
+    steps, in tmp_path."""
     return [
         "recipe=tiny_coqa",
         "profile=local",

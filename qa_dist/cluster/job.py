@@ -13,13 +13,21 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from qa_dist.files import read_json_if_there, write_status
+from qa_dist.processes import is_alive
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
 
 STAGES = ("prepare", "train", "evaluate", "aggregate")
+STOP_S = 120.0
+"""How long a process that was asked to stop may take to save, in seconds."""
 _WATCH_S = 1.0
+
+
+class StopAskedError(BaseException):
+    """A signal asked this process to stop; what it was doing is left undone, in order."""
 
 
 def run_stage(stage: str, run: RunDir, element: int) -> str:
@@ -47,13 +55,18 @@ def run_stage(stage: str, run: RunDir, element: int) -> str:
 
 
 def report_failure(run: RunDir, stage: str, element: int, error: BaseException) -> None:
-    """Write a failure to the element's status file: the message of an InputError, else the traceback's end."""
+    """Write a failure to the element's status file: the message of an error of ours, else the traceback's end.
+
+    That another rank is gone is only said where nobody said more: the one that failed first breaks its peers' calls.
+    """
     path = run.status_file(stage, element)
+    facts = read_json_if_there(path) or {}
+    if getattr(error, "is_consequence", False) and facts.get("state") == "failed":
+        return
     text = str(error)
-    if not isinstance(error, InputError):
+    if not type(error).__module__.startswith("qa_dist."):
         lines = "".join(traceback.format_exception(error)).strip().splitlines()
         text = "\n".join(lines[-12:])
-    facts = read_json_if_there(path) or {}
     write_status(path, {**facts, "state": "failed", "error": text, "updated_at": time.time()})
 
 
@@ -72,6 +85,8 @@ class StageJob:
     """Where ranks of one machine meet."""
     threads: int
     """Threads for a process that computes without ranks."""
+    gpus: str = ""
+    """The GPUs of all ranks, as CUDA_VISIBLE_DEVICES has them; empty: none."""
 
     def __call__(self) -> str:
         """Run the element; raise what went wrong, after saying so in the status file."""
@@ -88,21 +103,24 @@ class StageJob:
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(self.master_port),
             QA_DIST_ATTEMPT=str(self.attempt),
+            CUDA_VISIBLE_DEVICES=self.gpus,
             OMP_NUM_THREADS=str(self.threads),
             RAYON_NUM_THREADS=str(self.threads),
             TOKENIZERS_PARALLELISM="true" if self.threads > 1 else "false",
         )
         for signum in (signal.SIGTERM, signal.SIGUSR2):
-            signal.signal(
-                signum, signal.SIG_DFL
-            )  # submitit's own would swallow it; training sets its own
+            signal.signal(signum, _stop)  # submitit's own would swallow it; training sets its own
         if self.launcher_pid:
             threading.Thread(target=_watch, args=(self.launcher_pid,), daemon=True).start()
         try:
             return run_stage(self.stage, run, self.element)
+        except StopAskedError:
+            if rank == 0:
+                path = run.status_file(self.stage, self.element)
+                write_status(path, {**(read_json_if_there(path) or {}), "state": "stopped"})
+            return "stopped"
         except BaseException as error:
-            if rank == 0 or not isinstance(error, SystemExit):
-                report_failure(run, self.stage, self.element, error)
+            report_failure(run, self.stage, self.element, error)
             raise
 
     def _redirect(self, run: RunDir, rank: int) -> None:
@@ -116,12 +134,16 @@ class StageJob:
         print(f"# {self.stage} {self.element}, attempt {self.attempt}, rank {rank}", flush=True)
 
 
+def _stop(signum: int, frame: FrameType | None) -> None:
+    for again in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(again, signal.SIG_IGN)
+    raise StopAskedError
+
+
 def _watch(pid: int) -> None:
-    """Send ourselves SIGTERM once process `pid` is gone."""
-    while True:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
+    """Send ourselves SIGTERM once process `pid` is gone; and SIGKILL if that doesn't end us."""
+    while is_alive(pid):
         time.sleep(_WATCH_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(STOP_S)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -61,10 +61,13 @@ def open_run(
     Raises InputError if it was made with another recipe or other data.
     """
     saved = read_json_if_there(run.run_json)
-    if saved is None and run.recipe.exists():
-        raise InputError(f"{run.root}: has a recipe but no run.json; give fresh=true to begin anew")
+    if saved is None and not is_fresh and run.checkpoints.exists():
+        raise InputError(
+            f"{run.root}: has checkpoints but no run.json; give fresh=true to delete them and begin anew"
+        )
     if saved and not is_fresh:
-        differences = recipe_difference(load_saved_recipe(run.recipe), recipe)
+        saved_recipe = load_saved_recipe(run.recipe)
+        differences = recipe_difference(saved_recipe, recipe)
         there = saved["prepared"]["fingerprint"]
         if not differences and there != plan.fingerprint:
             differences = [
@@ -76,9 +79,10 @@ def open_run(
                 f"{run.root}: this run was made with other settings; give name=... for another run beside it, or "
                 f"fresh=true to delete it and begin anew:{lines}"
             )
-        write_text(
-            run.recipe, recipe_to_yaml(recipe)
-        )  # what may change between attempts: see recipe_difference
+        if saved_recipe.evaluation != recipe.evaluation:
+            _forget_evaluation(run)
+        # What may change between attempts: see recipe_difference.
+        write_text(run.recipe, recipe_to_yaml(recipe))
         return read_prepared(run)
     if is_fresh:
         _clear(run)
@@ -112,6 +116,13 @@ def _clear(run: RunDir) -> None:
     ):
         if folder.is_dir() and not folder.is_symlink():
             shutil.rmtree(folder)
+
+
+def _forget_evaluation(run: RunDir) -> None:
+    """Un-mark what was evaluated with other settings: it is made anew, and replaced file by file."""
+    run.status_file("aggregate", 0).unlink(missing_ok=True)
+    for marker in run.predictions.glob("step-*/*-*-of-*.json"):
+        marker.unlink()
 
 
 def new_attempt(run: RunDir) -> int:
@@ -242,8 +253,8 @@ def report(run: RunDir, recipe: Recipe, console: Console) -> None:
         f"scores:       {folder}/scores/{paths[-1].name}",
         f"predictions:  {folder}/predictions/{paths[-1].stem}/official.json (the official format)",
         f"TensorBoard:  tensorboard --logdir {folder}/tensorboard",
-        f"again:        the same command; it does only what is missing",
-        f"next:         python jobs/launch.py recipe=? lists all recipes; add dry_run=true to see what one would do",
+        "again:        the same command; it does only what is missing",
+        "next:         python jobs/launch.py recipe=? lists all recipes; add dry_run=true to see what one would do",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
@@ -254,7 +265,7 @@ def run_stage_here(stage: str, argv: Sequence[str], usage: str) -> int:
     argv: run=FOLDER and, for one array element alone, element=N. What jobs/<stage>.py do.
     """
     keys = dict(word.partition("=")[::2] for word in argv)
-    if not argv or set(keys) - {"run", "element"} or "run" not in keys:
+    if not argv or set(keys) - {"run", "element"} or not keys.get("run"):
         print(f"{usage.strip()}\n\nKeys: run=FOLDER, element=N (one array element alone)")
         return 0 if not argv or argv[0] in ("-h", "--help") else 2
     try:
@@ -268,6 +279,11 @@ def run_stage_here(stage: str, argv: Sequence[str], usage: str) -> int:
         if "element" in keys:
             if not keys["element"].isdigit():
                 raise InputError(f"element={keys['element']}: expected a whole number")
+            count = _count_elements(run, stage)
+            if int(keys["element"]) >= count:
+                raise InputError(
+                    f"element={keys['element']}: {stage} has elements 0 to {count - 1}"
+                )
             missing = [int(keys["element"])]
         outcome = run_in_process(run, stage, missing, lambda statuses: None)
     except InputError as error:
@@ -275,6 +291,14 @@ def run_stage_here(stage: str, argv: Sequence[str], usage: str) -> int:
         return 2
     print(f"{stage}: {outcome.state}" if missing else f"{stage}: nothing to do, it is all there")
     return 0 if outcome.state == "done" else STOPPED
+
+
+def _count_elements(run: RunDir, stage: str) -> int:
+    counts = {
+        "prepare": lambda: len(prepare_elements(read_prepared(run))),
+        "evaluate": lambda: len(evaluate_elements(run)),
+    }
+    return counts.get(stage, lambda: 1)()
 
 
 def open_root(root: Path, run_name: str, recipe_name: str) -> RunDir:

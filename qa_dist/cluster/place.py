@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 
-from qa_dist.cluster.submit import Place
+from qa_dist.cluster.submit import Place, gpu_names
 from qa_dist.recipe import Profile
 from qa_dist.records import InputError
 
@@ -33,9 +33,8 @@ def find_place(profile: Profile) -> Place:
 
 def count_gpus() -> int:
     """Return how many NVIDIA GPUs this process may use, without loading torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([x for x in visible.split(",") if x.strip() not in ("", "-1")])
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return len(gpu_names())
     if shutil.which("nvidia-smi") is None:
         return 0
     answer = subprocess.run(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from qa_dist import faults
 from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.data.shards import Shard
-from qa_dist.evaluation.elements import is_evaluated
+from qa_dist.evaluation.elements import finished_steps, is_evaluated
 from qa_dist.files import read_json, write_json, write_status
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
@@ -60,8 +60,7 @@ def aggregate(run: RunDir) -> list[int]:
     """Score every evaluated checkpoint; return the steps. Raises InputError naming what is missing."""
     recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
     task = TASKS[recipe.sources[0].task]
-    folders = sorted(p for p in run.predictions.glob("step-*") if p.is_dir())
-    steps = [int(folder.name[5:]) for folder in folders]
+    steps = _evaluated_steps(run, prepared)
     if not steps:
         raise InputError(
             f"{run.predictions}: nothing was evaluated yet; run the evaluate stage first"
@@ -94,6 +93,24 @@ def aggregate(run: RunDir) -> list[int]:
         },
     )
     return steps
+
+
+def _evaluated_steps(run: RunDir, prepared: Prepared) -> list[int]:
+    """Return the steps to score: of all checkpoints there, and of deleted ones whose predictions are complete."""
+    shards = [
+        path.name
+        for s in ("heldout", "dev")
+        if s in prepared.num_shards
+        for path in prepared.shards(s)
+    ]
+    there = finished_steps(run)
+    names = [path.name for path in run.predictions.glob("step-*") if path.is_dir()]
+    steps = [int(name[5:]) for name in names if name[5:].isdigit()]
+    return sorted(
+        step
+        for step in steps
+        if step in there or all(is_evaluated(run, step, shard) for shard in shards)
+    )
 
 
 def rebuild_tensorboard(run: RunDir) -> None:

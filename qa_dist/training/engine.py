@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from datetime import timedelta
@@ -18,7 +20,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from qa_dist.processes import is_alive
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+_LOST_WAIT_S = 3.0
+
+
+class LostRankError(Exception):
+    """Another rank ended or doesn't answer; the message names it where that is known."""
+
+    is_consequence = True
+    """What that rank itself has to say comes first."""
 
 
 def resolve_precision(precision: str) -> str:
@@ -35,7 +47,7 @@ class Engine:
 
     def __init__(self, precision: str, timeout_s: int = 300) -> None:
         """`precision`: "bf16" or "fp32". `timeout_s`: longest wait for a peer, in seconds."""
-        from accelerate import Accelerator, InitProcessGroupKwargs
+        from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
         self.precision = precision
         on_cpu = not torch.cuda.is_available()
@@ -44,7 +56,8 @@ class Engine:
         if on_cpu:
             local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world_size)))
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
-        handlers = []
+        # Encoders' buffers are constants (position ids); sending them would be a collective in each forward.
+        handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
         if self.world_size > 1:
             backend, timeout = "gloo" if on_cpu else "nccl", timedelta(seconds=timeout_s)
             handlers.append(InitProcessGroupKwargs(backend=backend, timeout=timeout))
@@ -54,6 +67,7 @@ class Engine:
             kwargs_handlers=handlers,
         )
         self.device: torch.device = self._accelerator.device
+        self._peers = self._find_peers()
         self._stop_asked = False
         self._stop_votes: torch.Tensor | None = None
         self._old_handlers: dict[signal.Signals, Any] = {}
@@ -97,6 +111,40 @@ class Engine:
         """Wait for all ranks."""
         if self.world_size > 1:
             torch.distributed.barrier()
+
+    # -- other ranks -----------------------------------------------------------------------------------------------
+
+    def _find_peers(self) -> list[tuple[str, int]]:
+        """Return (host, process) of each rank."""
+        me = (socket.gethostname(), os.getpid())
+        if self.world_size == 1:
+            return [me]
+        peers: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(peers, me)
+        return peers
+
+    def lost_rank(self, error: RuntimeError) -> LostRankError | None:
+        """Return what a failed collective means: which ranks are gone; None if `error` isn't one."""
+        is_collective = isinstance(error, torch.distributed.DistError) or any(
+            word in str(error).lower() for word in ("gloo", "nccl")
+        )
+        if self.world_size == 1 or not is_collective:
+            return None
+        give_up_at = time.monotonic() + _LOST_WAIT_S
+        while not (gone := self._ranks_gone()) and time.monotonic() < give_up_at:
+            time.sleep(0.1)
+        reason = str(error).strip().splitlines()[0]
+        if not gone:
+            return LostRankError(f"rank {self.rank} waited in vain for the other ranks ({reason})")
+        names = ", ".join(f"rank {r} (process {self._peers[r][1]})" for r in gone)
+        return LostRankError(
+            f"{names} ended (killed? out of memory?), so rank {self.rank} can't go on"
+        )
+
+    def _ranks_gone(self) -> list[int]:
+        """Return the ranks of this machine whose process has ended."""
+        host = socket.gethostname()
+        return [r for r, (h, pid) in enumerate(self._peers) if h == host and not is_alive(pid)]
 
     # -- stop ------------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from qa_dist import faults
 from qa_dist.checkpoint import (
     Checkpoint,
     find_checkpoint,
+    list_steps,
     load_checkpoint,
     prune_checkpoints,
     save_checkpoint,
@@ -71,6 +72,8 @@ class Progress:
     """Chained over the window numbers of all steps done: equal only if each step saw the same windows."""
     loss_sum: float = 0.0
     """Sum of the losses of the steps since scalars were last written."""
+    loss_steps: int = 0
+    """How many steps those are."""
     best_step: int = 0
     """Step of the checkpoint with the lowest validation loss; 0: none yet."""
     best_loss: float = float("inf")
@@ -94,6 +97,11 @@ def train(run: RunDir) -> str:
             if engine.rank == 0:
                 stack.enter_context(locked(run.root / "train.lock", "this run is being trained"))
             return Training(run, recipe, prepared, engine, facts).run_to_end()
+    except RuntimeError as error:
+        lost = engine.lost_rank(error)
+        if lost is None:
+            raise
+        raise lost from error
     finally:
         engine.close()
 
@@ -140,6 +148,7 @@ class Training:
             0,
         ]  # windows, real tokens, tokens with padding of this rank since the last scalars
         self.last_heartbeat = 0.0
+        self.saved_step = 0  # of the newest checkpoint that this attempt found or wrote
 
     def _open_verified(self, prepared: Prepared, name: str) -> Split:
         """Open a split whose bytes were compared with their hashes, each rank a share; all ranks fail together."""
@@ -194,7 +203,7 @@ class Training:
             should_stop = engine.should_stop()
             if progress.step % settings.checkpoint_every_steps == 0 or is_last or should_stop:
                 self._check_finite()
-                self._validate_and_save(scalars, is_periodic=not should_stop or is_last)
+                self._validate_and_save(scalars, is_last)
             if should_stop and not is_last:
                 self._heartbeat("stopped")
                 return "stopped"
@@ -226,6 +235,7 @@ class Training:
         for name, value in checkpoint.train_state.items():
             setattr(self.progress, name, value)
         self.loss_sum.fill_(self.progress.loss_sum)
+        self.saved_step = checkpoint.step
         print(
             f"resuming {self.run.root.name} at step {checkpoint.step} of {self.num_steps}",
             flush=True,
@@ -262,6 +272,7 @@ class Training:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.loss_sum += step_loss
+        self.progress.loss_steps += 1
         chain = hashlib.sha256(bytes.fromhex(self.progress.windows_sha256))
         for windows in micro_batches:
             chain.update(windows.tobytes())
@@ -284,12 +295,13 @@ class Training:
         batch = batch.to(self.engine.device)
 
         def compute_loss() -> torch.Tensor:
-            return self._loss(batch) * (0.0 if is_empty else 1.0 / num_windows)
+            return self._loss(self.wrapped, batch) * (0.0 if is_empty else 1.0 / num_windows)
 
         return self.engine.backward(self.wrapped, compute_loss, is_last)
 
-    def _loss(self, batch: Batch) -> torch.Tensor:
-        start, end = self.wrapped(
+    def _loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return a micro-batch's summed loss; `model` without DDP where ranks may differ in how often they call it."""
+        start, end = model(
             batch.input_ids, batch.token_type_ids, batch.attention_mask, batch.candidate_mask
         )
         return span_loss(start, end, batch)
@@ -311,12 +323,13 @@ class Training:
         self, scalars: ScalarWriter | None, rate: float, grad_norm: torch.Tensor, seconds: float
     ) -> None:
         """Write the scalars of the steps since the last time."""
-        step, every = self.progress.step, self.recipe.train.log_every_steps
+        step = self.progress.step
         counts = self.engine.sum_over_ranks(
             torch.tensor(self.tokens, dtype=torch.float64, device=self.engine.device)
         ).tolist()
-        loss = float(self.loss_sum.item()) / (step - (step - 1) // every * every)
+        loss = float(self.loss_sum.item()) / self.progress.loss_steps
         self.loss_sum.zero_()
+        self.progress.loss_steps = 0
         self.tokens = [0, 0, 0]
         if scalars:
             scalars.write(
@@ -333,10 +346,15 @@ class Training:
                 },
             )
 
-    def _validate_and_save(self, scalars: ScalarWriter | None, is_periodic: bool) -> None:
-        """Write a checkpoint; a periodic one also has a validation loss, and old ones are deleted after it."""
+    def _validate_and_save(self, scalars: ScalarWriter | None, is_last: bool) -> None:
+        """Write a checkpoint; a periodic one (or the last) has a validation loss; then delete old ones.
+
+        One that is written only because of a stop goes with the next periodic one, so that an interrupted run leaves
+        the same checkpoints as an uninterrupted one.
+        """
         progress, settings, engine = self.progress, self.recipe.train, self.engine
-        if is_periodic and settings.validation_windows:
+        is_periodic = is_last or progress.step % settings.checkpoint_every_steps == 0
+        if is_periodic and settings.validation_windows and self.dev_split.num_windows:
             loss = self.validation_loss()
             if scalars:
                 scalars.write(progress.step, {"validation/loss": loss})
@@ -353,11 +371,17 @@ class Training:
                 {**self.identity},
                 self.attempt,
             )
+            self.saved_step = progress.step
             self._heartbeat("running")
+            steps = list_steps(self.run.checkpoints)
+            periodic = [
+                s for s in steps if s % settings.checkpoint_every_steps == 0 or s == self.num_steps
+            ]
             prune_checkpoints(
                 self.run.checkpoints,
-                settings.keep_checkpoints,
+                1,
                 progress.best_step or None,
+                protected=periodic[-settings.keep_checkpoints :],
                 attempt=self.attempt,
                 verified_step=progress.step,
             )
@@ -378,7 +402,7 @@ class Training:
         total = torch.zeros((), device=self.engine.device)
         for _, windows in self.engine.my_share(order.micro_batches(0)):
             batch = collate(self.dev_split, windows, self.template, self.null_class)
-            total += self._loss(batch.to(self.engine.device))
+            total += self._loss(self.model, batch.to(self.engine.device))
         self.model.train()
         return float(self.engine.sum_over_ranks(total).item()) / order.batch_windows
 
@@ -390,7 +414,6 @@ class Training:
         """Tell who looks at status/ where we are."""
         self.last_heartbeat = time.monotonic()
         if self.engine.rank == 0:
-            saved = [p.name for p in self.run.checkpoints.glob("step-*")]
             write_status(
                 self.run.status_file("train", 0),
                 {
@@ -399,7 +422,7 @@ class Training:
                     "step": self.progress.step,
                     "of": self.num_steps,
                     "unit": "steps",
-                    "saved_step": max((int(name[5:]) for name in saved), default=0),
+                    "saved_step": self.saved_step,
                     "updated_at": time.time(),
                     "host": socket.gethostname(),
                     "pid": os.getpid(),

@@ -54,7 +54,8 @@ def load_optimizer_tensors(
 ) -> None:
     """Put back what `optimizer_tensors` returned after `num_updates` updates."""
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and num_updates:
+        # Absent: a parameter that has never had a gradient (of a layer that this head doesn't use).
+        if num_updates and f"{_MOMENTS[0]}/{name}" in tensors:
             state = {m: tensors[f"{m}/{name}"].to(parameter.device) for m in _MOMENTS}
             state["step"] = torch.tensor(float(num_updates), device=parameter.device)
             optimizer.state[parameter] = state
