@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import os
 import re
 import shutil
 import time
@@ -71,7 +72,9 @@ FORMAT = 1
 MIN_SHARD_QUESTIONS = 2000
 _BATCH_PASSAGES = 64
 _FIRST_IDS = 5
-_NO_ROOM = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM")}
+_NO_ROOM = {
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM")
+}
 
 
 # -- plan --------------------------------------------------------------------------------------------------------------
@@ -115,7 +118,7 @@ def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
     """
     source = recipe.sources[0]
     digests = _source_digests(source)
-    limit = model_limit(recipe.model.name)
+    limit, tokenizer = _read_encoder(recipe)
     if limit is not None and recipe.data.max_length_tokens > limit:
         raise InputError(
             f"data.max_length_tokens={recipe.data.max_length_tokens}: {recipe.model.name} has positions for "
@@ -130,7 +133,7 @@ def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
         "inputs": digests,
         "source": chosen,
         "data": settings,
-        "tokenizer": tokenizer_digest(recipe.model.name, recipe.model.lower_case),
+        "tokenizer": tokenizer,
     }
     fingerprint = hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:32]
     folder = prepared_root / fingerprint
@@ -144,16 +147,46 @@ def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
             raise InputError(
                 f"{getattr(source, _file_of(split, source))}: has no questions for the split {split}"
             )
-    return Plan(folder, fingerprint, facts, indexes, counts)
+    plan = Plan(folder, fingerprint, facts, indexes, counts)
+    if not _has_index(folder) or not all(plan._complete_counts(split) for split in counts):
+        _check_can_write(prepared_root)
+    return plan
+
+
+def _read_encoder(recipe: Recipe) -> tuple[int | None, str]:
+    """Return the most tokens that the encoder takes, and the digest of its tokenizer."""
+    name = recipe.model.name
+    try:
+        return model_limit(name), tokenizer_digest(name, recipe.model.lower_case)
+    except OSError as error:
+        raise InputError(
+            f"model.name={show_value(name)}: can't be read ({error.strerror or error}); give a folder or a hub name"
+        ) from error
+
+
+def _check_can_write(folder: Path) -> None:
+    """Raise InputError if prepared data can't be written to `folder`, before anything else is."""
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        problem = "" if there.is_dir() else "Not a directory"
+        if not problem and not os.access(there, os.W_OK | os.X_OK):
+            problem = f"no right to write in {there}"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    if problem:
+        raise InputError(
+            f"prepared_dir={show_value(folder)}: can't be written to ({problem}); give another place"
+        )
 
 
 def save_plan(plan: Plan) -> None:
     """Write the record index and what the fingerprint stands for beside the shards to be."""
-    folder = plan.folder / "index"
+    folder, facts = plan.folder / "index", plan.folder / "facts.json"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(plan.folder / "facts.json", plan.facts)
+        if not facts.exists():
+            write_json(facts, plan.facts)
         if not _has_index(plan.folder):
+            folder.mkdir(exist_ok=True)
             (folder / MARKER).unlink(missing_ok=True)
             for name, index in plan.indexes.items():
                 path = folder / f"{name}.npz"
@@ -224,19 +257,21 @@ def _has_index(folder: Path) -> bool:
     """Return whether the record index is there, whole and unchanged."""
     try:
         verify_folder(folder / "index")
-    except BrokenFileError:
+    except (BrokenFileError, OSError):
         return False
     return True
 
 
 def _not_written(folder: Path, error: OSError) -> InputError:
     """Say which folder can't be written and why, and how much room there is."""
-    free = ""
-    with contextlib.suppress(OSError):
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-        free = f", {shutil.disk_usage(there).free:,} bytes are free there"
+    free = "make sure that you may write there"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        free = "make room"
+        with contextlib.suppress(OSError):
+            there = next(path for path in (folder, *folder.parents) if path.exists())
+            free = f"{shutil.disk_usage(there).free:,} bytes are free there: make room"
     return InputError(
-        f"{folder}: can't be written ({error.strerror or error}){free}; make room or give another place with "
+        f"{folder}: can't be written ({error.strerror or error}); {free} or give another place with "
         "prepared_dir=, then launch again: it makes only what is missing"
     )
 
@@ -390,9 +425,11 @@ class _ShardMaker:
                 yield Passage(passage.context, examples)
 
     def _report(self, record_id: str, reason: str) -> None:
+        record_id = show_value(record_id)  # it goes to terminals, and comes from outside
         if self.data.on_bad_record == "stop" and reason not in KEPT_REASONS:
             raise InputError(
-                f"{record_id}: {reason}. Mend the record, or give data.on_bad_record=skip to leave such records out"
+                f"{record_id}: {reason}. Mend the record, or give data.on_bad_record=skip to leave such records "
+                "out; either makes other data, so launch with fresh=true"
             )
         self.counts.drop(record_id, reason)
 

@@ -7,11 +7,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from qa_dist.run_dir import RunDir
+from zygote import Zygote
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "qa_dist" / "sample"
@@ -106,3 +109,46 @@ def write_squad(path: Path, paragraphs: Sequence[dict[str, Any]], title: str = "
         json.dumps({"version": "v2.0", "data": [{"title": title, "paragraphs": list(paragraphs)}]})
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """Forks real processes that have torch imported; see tests/zygote.py."""
+    zygote = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture(scope="session")
+def launch_words(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Words for jobs/launch.py: as tiny_launch, in this process, prepared data shared by all tests."""
+    prepared = tmp_path_factory.mktemp("shared") / "prepared"
+    return [
+        "recipe=tiny_coqa",
+        "profile=debug",
+        "name=main",
+        f"prepared_dir={prepared}",
+        f"model.name={tiny_encoder}",
+        f"sources.0.train={SAMPLE / 'coqa-train.json'}",
+        f"sources.0.dev={SAMPLE / 'coqa-dev.json'}",
+        "sources.0.max_train_examples=128",
+        "sources.0.max_dev_examples=48",
+        "train.batch_windows=8",
+        "train.max_steps=8",
+        "train.checkpoint_every_steps=3",
+        "train.log_every_steps=2",
+        "train.validation_windows=16",
+        "evaluation.num_resamples=50",
+        "data.num_shards=1",
+    ]
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    zygote: Zygote, launch_words: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> RunDir:
+    """A run of all stages that nothing interrupted. For reading only: copy it to change it."""
+    runs = tmp_path_factory.mktemp("finished")
+    child = zygote.run("launch", *launch_words, f"runs_dir={runs}")
+    assert child.status == 0, child.text
+    return RunDir(runs / "tiny_coqa" / "main")

@@ -1,4 +1,4 @@
-"""One holder at a time, named to whoever comes second; the kernel gives back what a dead one held."""
+"""One holder at a time, named to the second; the kernel gives back what a dead one held."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def test_the_second_is_told_who_holds_it_and_what_to_do(path: Path) -> None:
         ):
             pass
         message = str(caught.value)
-        assert message.startswith(f"{path.parent}: this run is being launched by process {child} on ")
+        assert message.startswith(
+            f"{path.parent}: this run is being launched by process {child} on "
+        )
         assert os.uname().nodename in message
         assert "kill -TERM" in message and "name=..." in message
     finally:
@@ -109,6 +111,6 @@ def test_a_file_system_without_locks_is_named(path: Path, monkeypatch: pytest.Mo
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(InputError, match=r"launch.lock: can't be locked \(No locks available\)"):
-        with locked(path, "test"):
-            pass
+    wanted = r"launch.lock: can't be locked \(No locks available\)"
+    with pytest.raises(InputError, match=wanted), locked(path, "test"):
+        pass

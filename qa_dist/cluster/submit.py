@@ -74,8 +74,9 @@ def run_local(
     processes in order; so does an exception, after which they end by themselves.
     """
     for element, status in _statuses(run, stage, elements).items():
-        # What an earlier attempt saved stays known; how it ended doesn't count any more.
-        write_status(run.status_file(stage, element), {**status, "state": "waiting", "error": ""})
+        # What an earlier training saved stays known; how an earlier attempt ended doesn't count any more.
+        known = {k: v for k, v in status.items() if stage == "train" and k in ("saved_step", "of")}
+        write_status(run.status_file(stage, element), {**known, "state": "waiting", "step": 0})
     waiting, jobs = list(elements), _Jobs(run, stage, attempt, place, len(elements))
     is_stopping, asked_at = False, 0.0
     give_up_at = float("inf")

@@ -188,9 +188,7 @@ class ShardWriter:
     def abandon(self) -> None:
         """Remove what was written so far."""
         for stream in self._streams.values():
-            with contextlib.suppress(
-                OSError
-            ):  # a full disk fails once more, when buffers are flushed
+            with contextlib.suppress(OSError):  # a full disk: flushing fails once more
                 stream.close()
         delete_folder(self._temporary)
 

@@ -42,12 +42,14 @@ from qa_dist.text.metrics import question_scores
 def evaluate_element(run: RunDir, element: int) -> None:
     """Predict and score one shard with one checkpoint; do nothing if it is done. Raises InputError."""
     step, split, shard_name = elements(run)[element]
+    num_windows = 0
     if not is_evaluated(run, step, shard_name):
-        _evaluate(run, element, step, split, shard_name)
-    _beat(run, element, "done", 1, 1)
+        num_windows = _evaluate(run, element, step, split, shard_name)
+    _beat(run, element, "done", num_windows, num_windows)
 
 
-def _evaluate(run: RunDir, element: int, step: int, split: str, shard_name: str) -> None:
+def _evaluate(run: RunDir, element: int, step: int, split: str, shard_name: str) -> int:
+    """Write an element's predictions and their marker; return how many windows it has."""
     recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
     shard_path = prepared.folder / shard_name
     try:
@@ -81,6 +83,7 @@ def _evaluate(run: RunDir, element: int, step: int, split: str, shard_name: str)
             "fingerprint": prepared.fingerprint,
         },
     )
+    return data.num_windows
 
 
 def _beat(run: RunDir, element: int, state: str, step: int, of: int) -> None:

@@ -61,10 +61,7 @@ def build_model(model: Model, num_classes: int, seed: int) -> SpanModel:
     transformers.logging.disable_progress_bar()
     try:
         config = transformers.AutoConfig.from_pretrained(model.name, trust_remote_code=False)
-        if model.attention_dropout is not None:
-            config.attention_probs_dropout_prob = model.attention_dropout
-        if model.hidden_dropout is not None:
-            config.hidden_dropout_prob = model.hidden_dropout
+        _set_dropout(config, model)
         extra = {}
         base_class = transformers.MODEL_MAPPING.get(type(config), None)
         if base_class and "add_pooling_layer" in inspect.signature(base_class.__init__).parameters:
@@ -86,6 +83,24 @@ def build_model(model: Model, num_classes: int, seed: int) -> SpanModel:
                 nn.init.normal_(layer.weight, std=getattr(config, "initializer_range", 0.02))
                 nn.init.zeros_(layer.bias)
     return span_model
+
+
+def _set_dropout(config: Any, model: Model) -> None:
+    """Put the recipe's dropout into an encoder's config, under the names that this encoder has for it."""
+    attention = [
+        n for n in ("attention_probs_dropout_prob", "attention_dropout") if hasattr(config, n)
+    ]
+    hidden = [n for n in ("hidden_dropout_prob", "dropout") if hasattr(config, n)]
+    if model.attention_dropout is not None:
+        for name in attention:
+            setattr(config, name, model.attention_dropout)
+    if model.hidden_dropout is not None:
+        if not hidden:
+            raise InputError(
+                f"model.hidden_dropout={model.hidden_dropout}: {model.name} has no such setting; leave it out"
+            )
+        for name in hidden:
+            setattr(config, name, model.hidden_dropout)
 
 
 def span_loss(start: torch.Tensor, end: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The order is a pure function of (fingerprint, seed, step): for any call order and any world size."""
+"""The order is a pure function of (fingerprint, seed, step), for any number of ranks."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_permute_mixes_well_and_keys_differ() -> None:
     assert len({row.tobytes() for row in rows}) == 200
     # Each window is as likely in the first half of an epoch as in the second: 100 +- 7.1.
     in_first_half = (rows[:, : size // 2, None] == np.arange(0, size, 50)).any(axis=1).sum(axis=0)
-    assert 60 < in_first_half.min() and in_first_half.max() < 140
+    assert in_first_half.min() > 60 and in_first_half.max() < 140
     fixed = (rows == np.arange(size)).sum(axis=1)  # 1 each on average
     assert 0.6 < fixed.mean() < 1.5
     apart = np.abs(np.diff(rows, axis=1)).mean()  # a third of the size for random neighbours
@@ -174,7 +174,9 @@ def test_micro_batches_together_are_the_batch_and_keep_the_token_budget(
     assert max(sizes) - min(sizes) <= 1, "ranks have about as much to do"
     if len(parts) > order.min_micro_batches:  # no smaller number would do
         fewer = np.array_split(batch, len(parts) - 1)
-        widths = [-(-int(order.lengths[part].max()) // PAD_MULTIPLE) * PAD_MULTIPLE for part in fewer]
+        widths = [
+            -(-int(order.lengths[part].max()) // PAD_MULTIPLE) * PAD_MULTIPLE for part in fewer
+        ]
         assert any(
             len(part) * width > order.micro_batch_tokens
             for part, width in zip(fewer, widths, strict=True)

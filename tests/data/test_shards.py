@@ -149,7 +149,9 @@ def test_token_ids_take_no_more_bytes_than_the_vocabulary_needs(tmp_path: Path) 
 
 
 def test_an_empty_shard_is_a_shard(tmp_path: Path) -> None:
-    rows = [write_shard(tmp_path / shard_name("dev", i, 3), size) for i, size in enumerate((0, 2, 0))]
+    rows = [
+        write_shard(tmp_path / shard_name("dev", i, 3), size) for i, size in enumerate((0, 2, 0))
+    ]
     split = open_split(find_shards(tmp_path, "dev", 3)[0])
     assert [shard.num_windows == 0 for shard in split.shards] == [True, False, True]
     assert read_rows(split) == rows[1]

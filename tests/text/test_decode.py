@@ -15,7 +15,7 @@ from qa_dist.records import Candidate
 from qa_dist.text.decode import best_spans, best_threshold, merge_windows
 
 INF = float("inf")
-# Quarters add without rounding, so that equal sums are ties here and there; few, so that ties occur.
+# Quarters add without rounding: equal sums are ties here and there. Few, so that ties occur.
 LOGITS = st.one_of(st.integers(-12, 12).map(lambda n: n / 4), st.just(-INF))
 
 
@@ -218,9 +218,9 @@ def test_the_threshold_equals_brute_force(rows: list[tuple[float, float, float]]
 
 
 def test_the_threshold_lies_between_the_odds_around_it() -> None:
-    odds, answered, unanswered = np.array([-4.0, -1.0, 2.0]), np.array([1.0, 1, 0]), np.zeros(3)
-    assert best_threshold(odds, answered, unanswered + [0, 0, 1]) == 0.5
-    assert best_threshold(odds[::-1], answered[::-1], unanswered + [1, 0, 0]) == 0.5
+    odds, answered, last = np.array([-4.0, -1.0, 2.0]), np.array([1.0, 1, 0]), np.array([0.0, 0, 1])
+    assert best_threshold(odds, answered, last) == 0.5
+    assert best_threshold(odds[::-1], answered[::-1], last[::-1]) == 0.5
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,178 @@
+"""Checkpoint x shard -> predictions: the same for any cut, redone byte for byte, never half there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import evaluate_all, fired, temporary_files
+
+from qa_dist import faults
+from qa_dist.data.prepared import read_prepared
+from qa_dist.data.shards import Shard
+from qa_dist.evaluation.aggregate import aggregate
+from qa_dist.evaluation.elements import elements, is_evaluated, marker_file
+from qa_dist.evaluation.predict import evaluate_element
+from qa_dist.files import read_json
+from qa_dist.records import InputError
+from qa_dist.run_dir import RunDir, step_name
+
+NewRun = Callable[..., RunDir]
+
+
+def rows_of(run: RunDir, split: str = "dev", step: int = 8) -> list[dict[str, Any]]:
+    paths = [run.predictions_file(step, p.name) for p in read_prepared(run).shards(split)]
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+
+def scores_of(run: RunDir) -> dict[str, Any]:
+    scores = dict(read_json(run.scores_file(8)))
+    del scores["run"], scores["fingerprint"]
+    return scores
+
+
+# ---- the same for any cut
+
+
+@pytest.mark.parametrize("kind", ["coqa", "squad_v2"])
+def test_e05_scores_are_equal_to_the_last_digit_for_1_2_and_7_shards(
+    new_run: NewRun, kind: str
+) -> None:
+    scores, rows = [], []
+    for num_shards in (1, 2, 7):
+        run = new_run(kind, num_shards)
+        assert read_prepared(run).num_shards["dev"] == num_shards
+        evaluate_all(run)
+        aggregate(run)
+        scores.append(scores_of(run))
+        rows.append([(row["id"], row["text"], row["exact"], row["f1"]) for row in rows_of(run)])
+    assert scores[0] == scores[1] == scores[2]
+    assert rows[0] == rows[1] == rows[2]
+    f1s = {f1 for _, _, _, f1 in rows[0]}
+    assert len(f1s) > 3, "control: the questions score differently"
+
+
+def test_another_batch_size_gives_the_same_answers(new_run: NewRun) -> None:
+    runs = [new_run("coqa", 1), new_run("coqa", 1, "evaluation.batch_tokens=96")]
+    for run in runs:
+        evaluate_all(run)
+    one, other = map(rows_of, runs)
+    for ours, theirs in zip(one, other, strict=True):
+        assert (ours["id"], ours["text"], ours["f1"]) == (theirs["id"], theirs["text"], theirs["f1"])
+        assert ours["null_odds"] == pytest.approx(theirs["null_odds"], abs=1e-3)
+
+
+# ---- what a row holds
+
+
+def test_each_question_of_the_shard_has_one_row_in_its_order(evaluated: RunDir) -> None:
+    for path in read_prepared(evaluated).shards("dev"):
+        shard = Shard(path)
+        ids = [shard.example(i)["id"] for i in range(shard.num_examples)]
+        lines = evaluated.predictions_file(8, path.name).read_text().splitlines()
+        assert [json.loads(line)["id"] for line in lines] == ids
+        marker = read_json(marker_file(evaluated, 8, path.name))
+        assert marker["rows"] == len(ids) > 0
+
+
+def test_a_question_of_several_windows_gets_its_best_candidate_of_all(new_run: NewRun) -> None:
+    run = new_run("coqa", 1)
+    shard = Shard(read_prepared(run).shards("dev")[0])
+    assert shard.num_windows > shard.num_examples, "contexts are longer than a window"
+    evaluate_all(run)
+    for row in rows_of(run):
+        scores = [score for _, score, _ in row["n_best"]]
+        assert scores == sorted(scores, reverse=True) and row["n_best"][0][0] == row["text"]
+        spans = [tuple(span) for _, _, span in row["n_best"] if span]
+        assert len(set(spans)) == len(spans), "overlapping windows offer a span once"
+
+
+def test_a_span_is_the_text_of_its_context(evaluated: RunDir) -> None:
+    checked = 0
+    for path in read_prepared(evaluated).shards("dev"):
+        shard = Shard(path)
+        lines = evaluated.predictions_file(8, path.name).read_text().splitlines()
+        for number, line in enumerate(lines):
+            context = shard.context_text(int(shard["example_context"][number]))
+            for text, _, span in json.loads(line)["n_best"]:
+                if span:
+                    assert context[slice(*span)] == text
+                    checked += 1
+    assert checked > 50
+
+
+def test_candidates_keep_to_the_recipes_limits(new_run: NewRun) -> None:
+    run = new_run("squad_v2", 1, "evaluation.n_best=3", "evaluation.max_answer_tokens=2")
+    evaluate_all(run)
+    rows = rows_of(run)
+    assert max(len(row["n_best"]) for row in rows) == 3
+    assert all(len(text.split()) <= 2 for row in rows for text, _, _ in row["n_best"])
+
+
+def test_no_answer_is_the_cls_token_in_squad_and_a_class_in_coqa(
+    new_run: NewRun, evaluated: RunDir
+) -> None:
+    run = new_run("squad_v2", 1)
+    evaluate_all(run)
+    for row in rows_of(run):
+        assert row["null_odds"] is not None
+        assert all(span for _, _, span in row["n_best"]), "CLS itself is no candidate"
+        assert row["null_exact"] in (0.0, 1.0)
+    names = {text for row in rows_of(evaluated) for text, _, span in row["n_best"] if not span}
+    assert names == {"yes", "no"}
+
+
+# ---- once, and whole
+
+
+def test_a_done_element_is_left_alone(copied: RunDir) -> None:
+    path = copied.predictions_file(8, elements(copied)[0][2])
+    before = path.stat().st_mtime_ns
+    evaluate_element(copied, 0)
+    assert path.stat().st_mtime_ns == before
+    assert read_json(copied.status_file("evaluate", 0))["state"] == "done"
+
+
+def test_e01_a_failed_element_leaves_nothing_and_is_redone_byte_for_byte(
+    copied: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "faults.log"
+    monkeypatch.setenv(faults.LOG_VARIABLE, str(log))
+    step, _, shard = elements(copied)[-1]
+    path = copied.predictions_file(step, shard)
+    whole = path.read_bytes()
+    path.unlink()
+    faults.arm("point=evaluate.before_rename;action=raise")
+    try:
+        with pytest.raises(RuntimeError, match="injected"):
+            evaluate_all(copied)
+    finally:
+        faults.arm("")
+    assert fired(log) == [("evaluate.before_rename", "raise", 8)]
+    assert not path.exists() and not is_evaluated(copied, step, shard)
+    assert temporary_files(copied) == []
+    evaluate_all(copied)
+    assert path.read_bytes() == whole
+
+
+def test_damaged_weights_are_refused_by_name(copied: RunDir) -> None:
+    weights = copied.checkpoints / step_name(8) / "model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[-1] ^= 1
+    weights.write_bytes(raw)
+    copied.predictions_file(8, elements(copied)[0][2]).unlink()
+    with pytest.raises(InputError, match=f"{weights}.*launch the run again"):
+        evaluate_element(copied, 0)
+
+
+def test_a_damaged_shard_is_refused_by_name(new_run: NewRun) -> None:
+    run = new_run("coqa", 1)
+    path = read_prepared(run).shards("heldout")[0] / "arrays.bin"
+    raw = bytearray(path.read_bytes())
+    raw[200] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match=f"{path}.*launch the run again"):
+        evaluate_element(run, 0)

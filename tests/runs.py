@@ -1,0 +1,137 @@
+"""What tests compare of runs: the artefacts that must be Equal (faults.md), and what is left over."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qa_dist import faults
+from qa_dist.cluster import pipeline
+from qa_dist.files import file_sha256, read_json
+from qa_dist.prepare import elements, make_plan, prepare_element, save_plan
+from qa_dist.recipe_loading import load_recipe, load_saved_recipe, split_arguments
+from qa_dist.run_dir import RunDir, step_name
+from qa_dist.scalars import read_scalars
+
+ROOT = Path(__file__).resolve().parent.parent
+_OWN_KEYS = ("name", "prepared_dir")
+
+
+def final_state(run: RunDir, step: int = 8) -> dict[str, Any]:
+    """Return all that must be the same, to the last bit, however often a run was interrupted."""
+    folder = run.checkpoints / step_name(step)
+    return {
+        "weights": file_sha256(folder / "model.safetensors"),
+        "optimizer": file_sha256(folder / "optimizer.safetensors"),
+        "state": read_json(folder / "train_state.json"),
+        "scalars": curve(run),
+        "checkpoints": sorted(path.name for path in run.checkpoints.glob("step-*")),
+        "scores": {path.name: _without_run(path) for path in sorted(run.scores.glob("*.json"))},
+    }
+
+
+def curve(run: RunDir) -> list[dict[str, Any]]:
+    """Return scalars.jsonl without what the clock decides."""
+    return [
+        {key: value for key, value in line.items() if not key.startswith("speed/")}
+        for line in read_scalars(run.scalars)
+    ]
+
+
+def windows_sha256(run: RunDir, step: int = 8) -> str:
+    """Return the chained hash of all windows trained on."""
+    state = read_json(run.checkpoints / step_name(step) / "train_state.json")
+    return str(state["windows_sha256"])
+
+
+def artefacts(run: RunDir) -> dict[str, str]:
+    """Return the sha256 of each file of a run but attempts' own: status, logs, locks, run.json."""
+    passing = {"status", "logs", "run.json", "launch.lock", "train.lock"}
+    return {
+        str(path.relative_to(run.root)): file_sha256(path)
+        for path in sorted(run.root.rglob("*"))
+        if path.is_file() and path.relative_to(run.root).parts[0] not in passing
+    }
+
+
+def processes_of(run: RunDir) -> list[str]:
+    """Return the command lines of processes that work for a run (its path is in them)."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            try:
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if str(run.root) in line:
+                found.append(f"{folder.name}: {line}")
+    return found
+
+
+def temporary_files(run: RunDir) -> list[Path]:
+    """Return what a killed process left half written."""
+    return [path for path in run.root.rglob("*") if path.name.endswith((".tmp", ".part"))]
+
+
+def fault_environ(fault: str, log: Path) -> dict[str, str]:
+    """Return the environment that injects `fault` and logs that it fired."""
+    return {faults.VARIABLE: fault, faults.LOG_VARIABLE: str(log)}
+
+
+def fired(log: Path) -> list[tuple[str, str, int | None]]:
+    """Return (point, action, step) of each fault that fired."""
+    return [(f["point"], f["action"], f["step"]) for f in faults.read_log(log)]
+
+
+def _without_run(path: Path) -> dict[str, Any]:
+    scores = json.loads(path.read_text())
+    return {key: value for key, value in scores.items() if key != "run"}
+
+
+def make_run(words: Sequence[str], folder: Path, *more: str) -> RunDir:
+    """Open a run in this process as a launch would, its data prepared, its first attempt begun.
+
+    `words` are those of the fixture launch_words, of which `more` replace those of the same key.
+    """
+    given = {word.partition("=")[0]: word for word in (*words, *more)}
+    keys, overrides = split_arguments(list(given.values()), ("recipe", "profile", *_OWN_KEYS))
+    recipe = load_recipe(keys["recipe"], overrides, ROOT / "configs" / "recipes")
+    plan = make_plan(recipe, Path(keys["prepared_dir"]))
+    run = pipeline.open_root(folder / "runs", keys["name"], recipe.name)
+    prepared = plan.prepared(recipe.data.num_shards, 1)
+    prepared = pipeline.open_run(run, recipe, plan, prepared, is_fresh=False)
+    save_plan(plan)
+    for element, (split, index) in enumerate(elements(prepared)):
+        if prepared.shards(split)[index] in prepared.missing(split):
+            prepare_element(run, element)
+    pipeline.new_attempt(run)
+    return run
+
+
+def add_noisy_checkpoint(run: RunDir, step: int = 8, seed: int = 3) -> None:
+    """Save weights that nobody trained, whose answers differ from question to question."""
+    from qa_dist.checkpoint import save_checkpoint
+    from qa_dist.models.span import build_model
+    from qa_dist.tasks import TASKS
+
+    recipe = load_saved_recipe(run.recipe)
+    num_classes = len(TASKS[recipe.sources[0].task].ANSWER_CLASSES)
+    state = build_model(recipe.model, num_classes, seed).state_dict()
+    for name in state:
+        if name.endswith("outputs.weight"):
+            state[name] *= 40 if name.startswith("qa") else 30
+    facts = read_json(run.run_json)
+    identity = {"run": facts["id"], "data": facts["prepared"]["fingerprint"]}
+    save_checkpoint(run.checkpoints, step, state, {}, {"step": step}, identity, attempt=1)
+
+
+def evaluate_all(run: RunDir) -> None:
+    """Do the elements of the evaluate stage in this process."""
+    from qa_dist.evaluation.elements import elements as evaluate_elements
+    from qa_dist.evaluation.predict import evaluate_element
+
+    for element in range(len(evaluate_elements(run))):
+        evaluate_element(run, element)

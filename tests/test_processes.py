@@ -1,0 +1,39 @@
+"""Which processes live, and ending one with what it started."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+
+from qa_dist.processes import children_of, is_alive, kill_with_children
+
+
+def test_this_process_is_alive() -> None:
+    assert is_alive(os.getpid())
+
+
+def test_a_process_that_ended_is_gone_even_before_it_is_reaped() -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    assert is_alive(process.pid)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    os.kill(process.pid, 0)  # control: a zombie still answers
+    assert not is_alive(process.pid)
+    process.wait()
+    assert not is_alive(process.pid)
+
+
+def test_a_process_is_killed_with_its_children() -> None:
+    parent = subprocess.Popen(["sh", "-c", "sleep 60 & sleep 60 & wait"])
+    while len(children_of(parent.pid)) < 2:
+        time.sleep(0.01)
+    children = children_of(parent.pid)
+    kill_with_children(parent.pid)
+    assert parent.wait(10) == -9
+    assert not any(is_alive(child) for child in children)
+    kill_with_children(parent.pid)  # gone already: nothing to do
+
+
+def test_a_process_that_never_was_has_no_children() -> None:
+    assert children_of(2**22 + 1) == []

@@ -1,0 +1,133 @@
+"""One rank alone: signals, shares, gradients; what a lost rank means. Two ranks: tests/faults/."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from qa_dist.training.engine import STOP_SIGNALS, Engine, LostRankError, resolve_precision
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    threads = torch.get_num_threads()
+    engine = Engine("fp32")
+    yield engine
+    engine.close()
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("signum", STOP_SIGNALS)
+def test_a_stop_signal_only_sets_a_flag(engine: Engine, signum: signal.Signals) -> None:
+    engine.watch_for_stop()
+    assert not engine.should_stop()
+    os.kill(os.getpid(), signum)
+    assert engine.should_stop()
+    assert engine.should_stop(), "it stays asked for"
+
+
+def test_close_gives_signals_back(engine: Engine) -> None:
+    before = [signal.getsignal(signum) for signum in STOP_SIGNALS]
+    engine.watch_for_stop()
+    assert [signal.getsignal(signum) for signum in STOP_SIGNALS] != before
+    engine.close()
+    assert [signal.getsignal(signum) for signum in STOP_SIGNALS] == before
+
+
+def test_one_rank_has_all_items_and_its_own_values(engine: Engine) -> None:
+    assert (engine.rank, engine.world_size) == (0, 1)
+    assert engine.my_share("abc") == [(0, "a"), (1, "b"), (2, "c")]
+    assert engine.broadcast({"a": 1}) == {"a": 1}
+    assert engine.sum_over_ranks(torch.tensor([2.0])).item() == 2.0
+    engine.barrier()
+
+
+def test_rank_r_of_w_takes_r_and_each_w_th_after_it(engine: Engine) -> None:
+    engine.rank, engine.world_size = 1, 3
+    assert engine.my_share("abcdef") == [(1, "b"), (4, "e")]
+
+
+def test_gradients_of_micro_batches_add_up(engine: Engine) -> None:
+    model = engine.prepare(nn.Linear(2, 1, bias=False))
+    rows = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    losses = [
+        engine.backward(model, lambda i=i: model(rows[i]).sum(), is_last=i == 1) for i in range(2)
+    ]
+    weight = next(model.parameters())
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [[4.0, 6.0]]
+    assert not losses[0].requires_grad
+
+
+def test_threads_are_shared_by_the_ranks_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("threads are set where there is no CUDA device")
+    before = torch.get_num_threads()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    try:
+        Engine("fp32").close()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+# ---- lost ranks
+
+
+def test_an_error_of_another_kind_is_no_lost_rank(engine: Engine) -> None:
+    engine.world_size = 2
+    assert engine.lost_rank(RuntimeError("CUDA out of memory")) is None
+
+
+def test_with_one_rank_none_can_be_lost(engine: Engine) -> None:
+    assert engine.lost_rank(RuntimeError("gloo: Connection closed by peer")) is None
+
+
+def test_a_rank_whose_process_has_ended_is_named(engine: Engine) -> None:
+    dead = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # a zombie: it isn't reaped
+    host = socket.gethostname()
+    engine.world_size = 2
+    engine._peers = [(host, os.getpid()), (host, dead.pid)]
+    error = engine.lost_rank(RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed"))
+    dead.wait()
+    assert isinstance(error, LostRankError) and error.is_consequence
+    assert str(error).startswith(f"rank 1 (process {dead.pid}) ended")
+
+
+def test_ranks_that_live_but_do_not_answer_are_said_to(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qa_dist.training.engine._LOST_WAIT_S", 0.0)
+    engine.world_size = 2
+    engine._peers = [(socket.gethostname(), os.getpid()), ("elsewhere", 1)]
+    error = engine.lost_rank(RuntimeError("gloo: Timed out waiting 1800000ms\nmore"))
+    assert str(error) == (
+        "rank 0 waited in vain for the other ranks (gloo: Timed out waiting 1800000ms)"
+    )
+
+
+# ---- precision
+
+
+def test_a_precision_that_was_asked_for_is_taken() -> None:
+    assert resolve_precision("bf16") == "bf16"
+    assert resolve_precision("fp32") == "fp32"
+
+
+def test_auto_is_what_the_processor_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_precision("auto") in ("bf16", "fp32")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for is_native, precision in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda x=is_native, **_: x)
+        assert resolve_precision("auto") == precision
