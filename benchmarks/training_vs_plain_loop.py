@@ -82,7 +82,8 @@ def result(rates: dict[str, float], pairs: list[float], rounds: int) -> dict[str
 def build_ours(folder: Path, encoder: str, train: str) -> Any:
     """Prepare 2,000 questions and return our training, ready at step 0."""
     from qa_dist.cluster.pipeline import open_run
-    from qa_dist.prepare import elements, make_plan, prepare_element, save_plan
+    from qa_dist.plan import make_plan, save_plan
+    from qa_dist.prepare import elements, prepare_element
     from qa_dist.recipe_loading import load_recipe
     from qa_dist.run_dir import RunDir
     from qa_dist.training.engine import Engine, resolve_precision

@@ -35,7 +35,7 @@ from qa_dist.run_dir import check_name  # noqa: E402
 
 if TYPE_CHECKING:
     from qa_dist.cluster.submit import Place
-    from qa_dist.prepare import Plan
+    from qa_dist.plan import Plan
 
 RECIPES, PROFILES = ROOT / "configs" / "recipes", ROOT / "slurm" / "profiles"
 LAUNCH_KEYS = {
@@ -105,7 +105,7 @@ def launch(keys: dict[str, str], overrides: list[str]) -> int:
     check_name(keys.get("name", "main"), "name")
 
     from qa_dist.cluster.place import find_place
-    from qa_dist.prepare import make_plan
+    from qa_dist.plan import make_plan
 
     place = find_place(profile)
     most = max(1, recipe.train.min_micro_batches_per_step)

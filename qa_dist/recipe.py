@@ -198,7 +198,7 @@ LIMITS = {
     "sources.max_train_examples": Limits(0, _MANY, "a number of questions"),
     "sources.max_dev_examples": Limits(0, _MANY, "a number of questions"),
     "sources.subset_seed": _SEED,
-    "data.max_length_tokens": Limits(8, 65536, "a number of tokens"),
+    "data.max_length_tokens": Limits(8, 65535, "a number of tokens"),
     "data.window_overlap_tokens": Limits(0, 65536, "a number of tokens"),
     "data.max_question_tokens": Limits(1, 65536, "a number of tokens"),
     "data.history_turns": Limits(0, 1000, "a number of turns"),

@@ -44,8 +44,17 @@ def step_name(step: int) -> str:
 def make_private_folder(folder: Path) -> Path:
     """Make `folder` (and its parents) with mode 0700; refuse a link and one that others can write
     to or own."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    check_private_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        check_private_folder(folder)
+    except FileExistsError:
+        check_private_folder(folder)  # says what is there instead of a folder
+        raise
+    except OSError as error:
+        shown = str(folder) if len(str(folder)) <= 200 else f"{str(folder)[:197]}..."
+        raise InputError(
+            f"{shown}: can't be made ({error.strerror}); choose another place with runs_dir="
+        ) from error
     return folder
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from qa_dist.data.prepared import Prepared
 from qa_dist.files import write_json, write_text
-from qa_dist.prepare import elements, make_plan, prepare_element, save_plan
+from qa_dist.plan import make_plan, save_plan
+from qa_dist.prepare import elements, prepare_element
 from qa_dist.recipe import Data, Model, Recipe, Source
 from qa_dist.recipe_loading import recipe_to_yaml
 from qa_dist.run_dir import RunDir

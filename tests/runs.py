@@ -11,7 +11,8 @@ from typing import Any
 from qa_dist import faults
 from qa_dist.cluster import pipeline
 from qa_dist.files import file_sha256, read_json
-from qa_dist.prepare import elements, make_plan, prepare_element, save_plan
+from qa_dist.plan import make_plan, save_plan
+from qa_dist.prepare import elements, prepare_element
 from qa_dist.recipe_loading import load_recipe, load_saved_recipe, split_arguments
 from qa_dist.run_dir import RunDir, step_name
 from qa_dist.scalars import read_scalars
@@ -112,19 +113,31 @@ def make_run(words: Sequence[str], folder: Path, *more: str) -> RunDir:
 
 
 def add_noisy_checkpoint(run: RunDir, step: int = 8, seed: int = 3) -> None:
-    """Save weights that nobody trained, whose answers differ from question to question."""
+    """Save weights that nobody trained, whose answers and null odds differ among the questions."""
+    import torch
+
     from qa_dist.checkpoint import save_checkpoint
+    from qa_dist.data.collate import collate
+    from qa_dist.data.prepared import read_prepared, read_template
     from qa_dist.models.span import build_model
     from qa_dist.tasks import TASKS
 
     recipe = load_saved_recipe(run.recipe)
     num_classes = len(TASKS[recipe.sources[0].task].ANSWER_CLASSES)
-    state = build_model(recipe.model, num_classes, seed).state_dict()
-    for name in state:
-        if name.endswith("outputs.weight"):
-            state[name] *= 40 if name.startswith("qa") else 30
+    model = build_model(recipe.model, num_classes, seed).eval()
+    split = read_prepared(run).open("dev")
+    batch = collate(split, range(split.num_windows), read_template(split), 2 if num_classes else None)
+    with torch.no_grad():
+        model.qa_outputs.weight *= 40
+        ids, types, mask = batch.input_ids, batch.token_type_ids, batch.attention_mask
+        first = model.encoder(input_ids=ids, token_type_ids=types, attention_mask=mask)[0][:, 0]
+        if model.class_outputs is not None:  # all questions' first tokens are nearly the same
+            head = model.class_outputs
+            head.weight *= 6 / (first @ head.weight.T).std(0, keepdim=True).T
+            head.bias.copy_(8 - (first @ head.weight.T).mean(0))
     facts = read_json(run.run_json)
     identity = {"run": facts["id"], "data": facts["prepared"]["fingerprint"]}
+    state = model.state_dict()
     save_checkpoint(run.checkpoints, step, state, {}, {"step": step}, identity, attempt=1)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from qa_dist.cluster.submit import Place
 from qa_dist.data.prepared import Prepared
 from qa_dist.data.tokenizer import read_model_config
-from qa_dist.prepare import Plan, sample_passages
+from qa_dist.plan import Plan, sample_passages
 from qa_dist.recipe import Recipe
 from qa_dist.text.windows import cut_windows
 

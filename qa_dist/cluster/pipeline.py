@@ -25,8 +25,9 @@ from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.evaluation.elements import elements as evaluate_elements
 from qa_dist.evaluation.elements import finished_steps, is_evaluated
 from qa_dist.files import read_json, read_json_if_there, write_json, write_text
-from qa_dist.prepare import Plan, save_plan, summarize
+from qa_dist.plan import Plan, save_plan
 from qa_dist.prepare import elements as prepare_elements
+from qa_dist.prepare import summarize
 from qa_dist.recipe import Profile, Recipe
 from qa_dist.recipe_loading import load_saved_recipe, recipe_difference, recipe_to_yaml
 from qa_dist.records import InputError

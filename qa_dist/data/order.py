@@ -79,6 +79,14 @@ class Order:
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self.lengths) / self.batch_windows)
 
+    @property
+    def pool_batches(self) -> int:
+        """Batches that are sorted by length together: an epoch has at least some eight pools.
+
+        With a single pool, windows of one length would meet in the same batch in each epoch.
+        """
+        return min(POOL_BATCHES, max(1, self.steps_per_epoch // 8))
+
     def epoch_of(self, step: int) -> int:
         """Return the epoch (from 0) that step `step` (from 0) belongs to."""
         return step // self.steps_per_epoch
@@ -86,11 +94,11 @@ class Order:
     def batch(self, step: int) -> NDArray[np.int64]:
         """Return the window numbers of step `step`, longest first. Within an epoch each window comes once."""
         epoch, batch = divmod(step, self.steps_per_epoch)
-        pool, batch_in_pool = divmod(batch, POOL_BATCHES)
+        pool, batch_in_pool = divmod(batch, self.pool_batches)
         key = mix(int(self.fingerprint[:16], 16), self.seed, epoch)
         num_windows = len(self.lengths)
-        first = pool * POOL_BATCHES * self.batch_windows
-        size = min(POOL_BATCHES * self.batch_windows, num_windows - first)
+        first = pool * self.pool_batches * self.batch_windows
+        size = min(self.pool_batches * self.batch_windows, num_windows - first)
         windows = permute(np.arange(first, first + size), num_windows, key)
         windows = windows[np.argsort(-self.lengths[windows].astype(np.int64), kind="stable")]
         # The epoch's last batch may be short; it keeps its place at the short end, the others change places.

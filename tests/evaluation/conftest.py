@@ -97,6 +97,6 @@ def evaluated(new_run: NewRun) -> RunDir:
 @pytest.fixture
 def copied(evaluated: RunDir, tmp_path: Path) -> RunDir:
     """A copy of that run, to be damaged."""
-    shutil.copytree(evaluated.root, tmp_path / "copy")
-    os.chmod(tmp_path / "copy", 0o700)
-    return RunDir(tmp_path / "copy")
+    shutil.copytree(evaluated.root, tmp_path / "main")
+    os.chmod(tmp_path / "main", 0o700)
+    return RunDir(tmp_path / "main")

@@ -105,10 +105,10 @@ def test_a_span_is_the_text_of_its_context(evaluated: RunDir) -> None:
 
 
 def test_candidates_keep_to_the_recipes_limits(new_run: NewRun) -> None:
-    run = new_run("squad_v2", 1, "evaluation.n_best=3", "evaluation.max_answer_tokens=2")
+    run = new_run("squad_v2", 1, "evaluation.n_best=9", "evaluation.max_answer_tokens=2")
     evaluate_all(run)
     rows = rows_of(run)
-    assert max(len(row["n_best"]) for row in rows) == 3
+    assert 3 < max(len(row["n_best"]) for row in rows) <= 9
     assert all(len(text.split()) <= 2 for row in rows for text, _, _ in row["n_best"])
 
 

@@ -37,7 +37,8 @@ from qa_dist import faults
 from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.data.shards import ARRAYS, KIND_NULL
 from qa_dist.files import MARKER
-from qa_dist.prepare import make_plan, prepare_element
+from qa_dist.plan import make_plan
+from qa_dist.prepare import prepare_element
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
 from qa_dist.text.metrics import question_scores

@@ -1,0 +1,265 @@
+"""The plan of a run's prepared data: fingerprint, record index, splits; made before anything is queued.
+
+The fingerprint covers all that the windows depend on: the input files' bytes, the tokenizer's
+files, the task and the settings; not the number of shards. So runs share prepared data, and a
+change of any of these makes new data. No torch, no transformers: a submit starts quickly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qa_dist.data.prepared import Prepared
+from qa_dist.data.raw_records import RecordIndex
+from qa_dist.data.shards import find_shards
+from qa_dist.data.sources import Records, is_hub_name, open_records
+from qa_dist.data.splits import choose_questions, choose_records
+from qa_dist.data.tokenizer import model_limit, tokenizer_digest
+from qa_dist.files import (
+    MARKER,
+    BrokenFileError,
+    canonical_json,
+    file_sha256,
+    replaced_file,
+    verify_folder,
+    write_json,
+    write_marker,
+)
+from qa_dist.recipe import Recipe, Source, show_value
+from qa_dist.records import BadRecordError, InputError, Passage
+from qa_dist.tasks import TASKS
+
+FORMAT = 1
+MIN_SHARD_QUESTIONS = 2000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be prepared: made by the launcher before anything is queued."""
+
+    folder: Path
+    fingerprint: str
+    facts: dict[str, Any]
+    """All that the fingerprint covers."""
+    indexes: dict[str, RecordIndex]
+    """Of the files "train" and "dev" (where given)."""
+    num_questions: dict[str, int]
+    """Questions of each split."""
+
+    def prepared(self, num_shards: int, max_parallel: int) -> Prepared:
+        """Return the prepared data: as many shards as there are if a split is complete, else `num_shards`.
+
+        0 shards: one per array element that runs at once, as long as each has enough questions to be worth a process.
+        """
+        counts = {}
+        for split, num_questions in self.num_questions.items():
+            complete = self._complete_counts(split)
+            wanted = num_shards or min(max_parallel, -(-num_questions // MIN_SHARD_QUESTIONS))
+            counts[split] = complete[0] if complete else max(1, min(wanted, num_questions))
+        return Prepared(self.folder, self.fingerprint, counts)
+
+    def _complete_counts(self, split: str) -> list[int]:
+        names = [p.name for p in self.folder.glob(f"{split}-*-of-*")]
+        counts = sorted({int(n[-5:]) for n in names if re.fullmatch(r".+-[0-9]{5}-of-[0-9]{5}", n)})
+        return [num for num in counts if not find_shards(self.folder, split, num)[1]]
+
+
+def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
+    """Look at the input files and the tokenizer and say what will be prepared; write nothing.
+
+    Raises InputError if a file is missing or malformed, or the encoder can't hold windows of this length.
+    """
+    source = recipe.sources[0]
+    digests = _source_digests(source)
+    limit, tokenizer = _read_encoder(recipe)
+    if limit is not None and recipe.data.max_length_tokens > limit:
+        raise InputError(
+            f"data.max_length_tokens={recipe.data.max_length_tokens}: {recipe.model.name} has positions for "
+            f"{limit} tokens; lower it to at most {limit}"
+        )
+    settings = asdict(recipe.data)
+    del settings["num_shards"]
+    chosen = asdict(source)
+    del chosen["train"], chosen["dev"]  # where a file lies doesn't matter, its bytes do
+    facts = {
+        "format": FORMAT,
+        "inputs": digests,
+        "source": chosen,
+        "data": settings,
+        "tokenizer": tokenizer,
+    }
+    fingerprint = hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:32]
+    folder = prepared_root / fingerprint
+    indexes = {name: read_index(folder, source, name) for name in digests}
+    counts = {}
+    for split in _splits(source):
+        records, mask = choose(indexes, split, source)
+        index = indexes[file_of(split, source)]
+        counts[split] = int(index.num_questions[records].sum() if mask is None else mask.sum())
+        if counts[split] == 0:
+            raise InputError(
+                f"{getattr(source, file_of(split, source))}: has no questions for the split {split}"
+            )
+    plan = Plan(folder, fingerprint, facts, indexes, counts)
+    if not _has_index(folder) or not all(plan._complete_counts(split) for split in counts):
+        _check_can_write(prepared_root)
+    return plan
+
+
+def _read_encoder(recipe: Recipe) -> tuple[int | None, str]:
+    """Return the most tokens that the encoder takes, and the digest of its tokenizer."""
+    name = recipe.model.name
+    try:
+        return model_limit(name), tokenizer_digest(name, recipe.model.lower_case)
+    except OSError as error:
+        raise InputError(
+            f"model.name={show_value(name)}: can't be read ({error.strerror or error}); give a folder or a hub name"
+        ) from error
+
+
+def _check_can_write(folder: Path) -> None:
+    """Raise InputError if prepared data can't be written to `folder`, before anything else is."""
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        problem = "" if there.is_dir() else "Not a directory"
+        if not problem and not os.access(there, os.W_OK | os.X_OK):
+            problem = f"no right to write in {there}"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    if problem:
+        raise InputError(
+            f"prepared_dir={show_value(folder)}: can't be written to ({problem}); give another place"
+        )
+
+
+def save_plan(plan: Plan) -> None:
+    """Write the record index and what the fingerprint stands for beside the shards to be."""
+    folder, facts = plan.folder / "index", plan.folder / "facts.json"
+    try:
+        if not facts.exists():
+            write_json(facts, plan.facts)
+        if not _has_index(plan.folder):
+            folder.mkdir(exist_ok=True)
+            (folder / MARKER).unlink(missing_ok=True)
+            for name, index in plan.indexes.items():
+                path = folder / f"{name}.npz"
+                with replaced_file(path) as temporary, temporary.open("wb") as stream:
+                    np.savez(stream, **index.arrays())  # type: ignore[arg-type]
+            write_marker(folder)
+    except OSError as error:
+        raise not_written(plan.folder, error) from error
+
+
+def _splits(source: Source) -> list[str]:
+    return ["train", "dev"] + (["heldout"] if source.heldout_fraction else [])
+
+
+def file_of(split: str, source: Source) -> str:
+    return "dev" if split == "dev" and source.dev else "train"
+
+
+def _source_digests(source: Source) -> dict[str, str]:
+    """Return the digest of each file that is given; raise InputError with all that is wrong with them."""
+    digests: dict[str, str] = {}
+    problems = []
+    for file in ("train", "dev") if source.dev else ("train",):
+        try:
+            digests[file] = source_digest(getattr(source, file))
+        except InputError as error:
+            problems.append(f"sources.0.{file}={error}")
+    if problems:
+        raise InputError("\n".join(problems))
+    return digests
+
+
+def source_digest(name: str) -> str:
+    """Return the sha256 of a file's bytes; for a hub dataset its name (its own fingerprint pins the rest)."""
+    try:
+        if is_hub_name(name):
+            return f"hub:{name}"
+        path = Path(name).expanduser()
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise InputError(f"{name}: is a device or a pipe; give the JSON file itself")
+        return file_sha256(path)
+    except FileNotFoundError:
+        raise InputError(
+            f"{name}: there is no such file; give the path of a JSON file, or a hub name"
+        ) from None
+    except IsADirectoryError:
+        raise InputError(f"{name}: is a folder; give the JSON file itself") from None
+    except OSError as error:
+        raise InputError(f"{show_value(name)}: can't be read ({error.strerror})") from error
+    except RuntimeError as error:  # ~ of a user that isn't there
+        raise InputError(f"{name}: can't be read ({error}); write the path out") from error
+
+
+def open_source(source: Source, file: str, index: RecordIndex | None) -> Records:
+    task = TASKS[source.task]
+    return open_records(getattr(source, file), file, task.LEVELS, task.count_questions, index)
+
+
+def read_index(folder: Path, source: Source, file: str) -> RecordIndex:
+    """Return the saved index of a file, or make it by reading the file once."""
+    if _has_index(folder):
+        with np.load(folder / "index" / f"{file}.npz") as arrays:
+            return RecordIndex(**arrays)
+    return open_source(source, file, None).index
+
+
+def _has_index(folder: Path) -> bool:
+    """Return whether the record index is there, whole and unchanged."""
+    try:
+        verify_folder(folder / "index")
+    except (BrokenFileError, OSError):
+        return False
+    return True
+
+
+def not_written(folder: Path, error: OSError) -> InputError:
+    """Say which folder can't be written and why, and how much room there is."""
+    free = "make sure that you may write there"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        free = "make room"
+        with contextlib.suppress(OSError):
+            there = next(path for path in (folder, *folder.parents) if path.exists())
+            free = f"{shutil.disk_usage(there).free:,} bytes are free there: make room"
+    return InputError(
+        f"{folder}: can't be written ({error.strerror or error}); {free} or give another place with "
+        "prepared_dir=, then launch again: it makes only what is missing"
+    )
+
+
+def choose(
+    indexes: Mapping[str, RecordIndex], split: str, source: Source
+) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
+    """Return the records of a split, and a mask over the file's questions (None: all of them)."""
+    index = indexes[file_of(split, source)]
+    records = choose_records(index, split, source)
+    most = {"train": source.max_train_examples, "dev": source.max_dev_examples}.get(split, 0)
+    return records, choose_questions(index, records, most, source.subset_seed)
+
+
+def sample_passages(recipe: Recipe, plan: Plan, split: str, num: int) -> Iterator[Passage]:
+    """Yield the passages of up to `num` records of a split, evenly spread: what a forecast looks at."""
+    source = recipe.sources[0]
+    file = file_of(split, source)
+    records, _ = choose(plan.indexes, split, source)
+    opened = open_source(source, file, plan.indexes[file])
+    for number in records[:: max(1, len(records) // num)][:num].tolist():
+        try:
+            record = opened.read(number)
+        except BadRecordError:
+            continue
+        yield TASKS[source.task].read_passage(record, "", lambda *_: None, for_training=False)
