@@ -1,6 +1,8 @@
-"""One holder at a time: advisory locks on files of a run, given back by the kernel however their holder ends.
+"""One holder at a time: advisory locks on files of a run, given back by the kernel however their
+holder ends.
 
-A launch holds launch.lock, a training process train.lock. Works between processes of one machine, and over NFS 4.
+A launch holds launch.lock, a training process train.lock. Works between processes of one machine,
+and over NFS 4.
 """
 
 from __future__ import annotations
@@ -51,14 +53,16 @@ def _acquire(
         except OSError as error:
             if not isinstance(error, BlockingIOError):
                 raise InputError(
-                    f"{path}: can't be locked ({error.strerror}); keep runs on a file system with locks "
+                    f"{path}: can't be locked ({error.strerror}); keep runs on a file system with "
+                    "locks "
                     "(a local disk, NFS 4, Lustre mounted with -o flock)"
                 ) from error
             stream.seek(0)
             holder = stream.read().strip() or "another process"
             if time.monotonic() >= deadline:
                 raise InputError(
-                    f"{path.parent}: {what} by {holder}. Wait for it or stop it (kill -TERM lets it save), then "
+                    f"{path.parent}: {what} by {holder}. Wait for it or stop it (kill -TERM lets "
+                    "it save), then "
                     "launch again; for a second run beside it give name=..."
                 ) from None
             if not has_told:

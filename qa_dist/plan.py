@@ -1,4 +1,5 @@
-"""The plan of a run's prepared data: fingerprint, record index, splits; made before anything is queued.
+"""The plan of a run's prepared data: fingerprint, record index, splits; made before anything is
+queued.
 
 The fingerprint covers all that the windows depend on: the input files' bytes, the tokenizer's
 files, the task and the settings; not the number of shards. So runs share prepared data, and a
@@ -59,9 +60,11 @@ class Plan:
     """Questions of each split."""
 
     def prepared(self, num_shards: int, max_parallel: int) -> Prepared:
-        """Return the prepared data: as many shards as there are if a split is complete, else `num_shards`.
+        """Return the prepared data: as many shards as there are if a split is complete, else
+        `num_shards`.
 
-        0 shards: one per array element that runs at once, as long as each has enough questions to be worth a process.
+        0 shards: one per array element that runs at once, as long as each has enough questions to
+        be worth a process.
         """
         counts = {}
         for split, num_questions in self.num_questions.items():
@@ -79,14 +82,16 @@ class Plan:
 def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
     """Look at the input files and the tokenizer and say what will be prepared; write nothing.
 
-    Raises InputError if a file is missing or malformed, or the encoder can't hold windows of this length.
+    Raises InputError if a file is missing or malformed, or the encoder can't hold windows of this
+    length.
     """
     source = recipe.sources[0]
     digests = _source_digests(source)
     limit, tokenizer = _read_encoder(recipe)
     if limit is not None and recipe.data.max_length_tokens > limit:
         raise InputError(
-            f"data.max_length_tokens={recipe.data.max_length_tokens}: {recipe.model.name} has positions for "
+            f"data.max_length_tokens={recipe.data.max_length_tokens}: {recipe.model.name} has "
+            "positions for "
             f"{limit} tokens; lower it to at most {limit}"
         )
     settings = asdict(recipe.data)
@@ -125,7 +130,8 @@ def _read_encoder(recipe: Recipe) -> tuple[int | None, str]:
         return model_limit(name), tokenizer_digest(name, recipe.model.lower_case)
     except OSError as error:
         raise InputError(
-            f"model.name={show_value(name)}: can't be read ({error.strerror or error}); give a folder or a hub name"
+            f"model.name={show_value(name)}: can't be read ({error.strerror or error}); give a "
+            "folder or a hub name"
         ) from error
 
 
@@ -140,7 +146,8 @@ def _check_can_write(folder: Path) -> None:
         problem = error.strerror or str(error)
     if problem:
         raise InputError(
-            f"prepared_dir={show_value(folder)}: can't be written to ({problem}); give another place"
+            f"prepared_dir={show_value(folder)}: can't be written to ({problem}); give another "
+            "place"
         )
 
 
@@ -171,7 +178,8 @@ def file_of(split: str, source: Source) -> str:
 
 
 def _source_digests(source: Source) -> dict[str, str]:
-    """Return the digest of each file that is given; raise InputError with all that is wrong with them."""
+    """Return the digest of each file that is given; raise InputError with all that is wrong with
+    them."""
     digests: dict[str, str] = {}
     problems = []
     for file in ("train", "dev") if source.dev else ("train",):
@@ -185,7 +193,8 @@ def _source_digests(source: Source) -> dict[str, str]:
 
 
 def source_digest(name: str) -> str:
-    """Return the sha256 of a file's bytes; for a hub dataset its name (its own fingerprint pins the rest)."""
+    """Return the sha256 of a file's bytes; for a hub dataset its name (its own fingerprint pins the
+    rest)."""
     try:
         if is_hub_name(name):
             return f"hub:{name}"
@@ -236,7 +245,8 @@ def not_written(folder: Path, error: OSError) -> InputError:
             there = next(path for path in (folder, *folder.parents) if path.exists())
             free = f"{shutil.disk_usage(there).free:,} bytes are free there: make room"
     return InputError(
-        f"{folder}: can't be written ({error.strerror or error}); {free} or give another place with "
+        f"{folder}: can't be written ({error.strerror or error}); {free} or give another place "
+        "with "
         "prepared_dir=, then launch again: it makes only what is missing"
     )
 
@@ -252,7 +262,8 @@ def choose(
 
 
 def sample_passages(recipe: Recipe, plan: Plan, split: str, num: int) -> Iterator[Passage]:
-    """Yield the passages of up to `num` records of a split, evenly spread: what a forecast looks at."""
+    """Yield the passages of up to `num` records of a split, evenly spread: what a forecast looks
+    at."""
     source = recipe.sources[0]
     file = file_of(split, source)
     records, _ = choose(plan.indexes, split, source)

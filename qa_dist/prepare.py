@@ -137,7 +137,8 @@ def _check_unchanged(prepared: Prepared, source: Source, file: str) -> None:
     expected = read_json(prepared.folder / "facts.json")["inputs"][file]
     if source_digest(getattr(source, file)) != expected:
         raise InputError(
-            f"{getattr(source, file)}: was changed after this run was launched; launch again, and it is prepared anew"
+            f"{getattr(source, file)}: was changed after this run was launched; launch again, and "
+            "it is prepared anew"
         )
 
 
@@ -185,13 +186,15 @@ class _ShardMaker:
         record_id = show_value(record_id)  # it goes to terminals, and comes from outside
         if self.data.on_bad_record == "stop" and reason not in KEPT_REASONS:
             raise InputError(
-                f"{record_id}: {reason}. Mend the record, or give data.on_bad_record=skip to leave such records "
+                f"{record_id}: {reason}. Mend the record, or give data.on_bad_record=skip to "
+                "leave such records "
                 "out; either makes other data, so launch with fresh=true"
             )
         self.counts.drop(record_id, reason)
 
     def add(self, writer: ShardWriter, passages: list[Passage]) -> None:
-        """Tokenise a batch of passages, each context and each distinct question once, and write their windows."""
+        """Tokenise a batch of passages, each context and each distinct question once, and write
+        their windows."""
         contexts = encode_contexts(self.tokenizer.backend, [p.context for p in passages])
         keep = 2 * self.data.history_turns
         segments = [
@@ -252,7 +255,8 @@ class _ShardMaker:
     def _target(
         self, example: Example, span: tuple[int, int] | None, window: tuple[int, int]
     ) -> tuple[int, int, int]:
-        """Return (kind, first token, last token): the answer only if all of it is in the window, else null."""
+        """Return (kind, first token, last token): the answer only if all of it is in the window,
+        else null."""
         if span is None or example.target.kind == "null" or not is_in_window(span, *window):
             return KIND_NULL, 0, 0
         if example.target.kind == "span":
@@ -286,11 +290,12 @@ class _Heartbeat:
         write_status(self._path, self._facts)
 
 
-# -- summary -----------------------------------------------------------------------------------------------------------
+# -- summary ---------------------------------------------------------------------------------------
 
 
 def summarize(prepared: Prepared, split: str) -> dict[str, Any]:
-    """Return what a split's markers say, summed: examples, windows, lengths, dropped records, ceiling in percent."""
+    """Return what a split's markers say, summed: examples, windows, lengths, dropped records,
+    ceiling in percent."""
     shards = [Shard(path) for path in prepared.shards(split)]
     counts = [shard.marker["counts"] for shard in shards]
     lengths = np.concatenate([shard["window_length"] for shard in shards])

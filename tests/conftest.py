@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prepared_data import made_articles
+from zygote import Zygote
 
 from qa_dist.run_dir import RunDir
-from zygote import Zygote
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "qa_dist" / "sample"
@@ -121,7 +122,8 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
 
 @pytest.fixture(scope="session")
 def launch_words(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Words for jobs/launch.py: as tiny_launch, in this process, prepared data shared by all tests."""
+    """Words for jobs/launch.py: as tiny_launch, in this process, prepared data shared by all
+    tests."""
     prepared = tmp_path_factory.mktemp("shared") / "prepared"
     return [
         "recipe=tiny_coqa",
@@ -152,3 +154,19 @@ def finished_run(
     child = zygote.run("launch", *launch_words, f"runs_dir={runs}")
     assert child.status == 0, child.text
     return RunDir(runs / "tiny_coqa" / "main")
+
+
+@pytest.fixture(scope="session")
+def words_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer of a few words, and a config: no weights, which aren't needed."""
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertTokenizerFast
+
+    trained = BertWordPieceTokenizer(lowercase=True)
+    texts = [p["context"] for article in made_articles(8) for p in article] * 3
+    trained.train_from_iterator(texts, vocab_size=200, min_frequency=1, show_progress=False)
+    folder = tmp_path_factory.mktemp("encoder")
+    BertTokenizerFast(tokenizer_object=trained._tokenizer).save_pretrained(folder)
+    config = {"model_type": "bert", "max_position_embeddings": 128}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder

@@ -1,4 +1,5 @@
-"""What tests compare of runs: the artefacts that must be Equal (faults.md), and what is left over."""
+"""What tests compare of runs: the artefacts that must be Equal (faults.md), and what is left
+over."""
 
 from __future__ import annotations
 
@@ -126,7 +127,9 @@ def add_noisy_checkpoint(run: RunDir, step: int = 8, seed: int = 3) -> None:
     num_classes = len(TASKS[recipe.sources[0].task].ANSWER_CLASSES)
     model = build_model(recipe.model, num_classes, seed).eval()
     split = read_prepared(run).open("dev")
-    batch = collate(split, range(split.num_windows), read_template(split), 2 if num_classes else None)
+    batch = collate(
+        split, range(split.num_windows), read_template(split), 2 if num_classes else None
+    )
     with torch.no_grad():
         model.qa_outputs.weight *= 40
         ids, types, mask = batch.input_ids, batch.token_type_ids, batch.attention_mask

@@ -1,4 +1,5 @@
-"""A process that has torch imported and forks the ones that tests kill: real processes, cheap starts.
+"""A process that has torch imported and forks the ones that tests kill: real processes, cheap
+starts.
 
 Importing torch and transformers takes seconds, a fork takes none. The zygote computes nothing
 itself, so that no thread pool is inherited; a child sees one core, so that results don't depend on

@@ -1,7 +1,9 @@
-"""Windows -> tensors: assemble [CLS] question [SEP] context slice [SEP] and pad to the longest of the batch.
+"""Windows -> tensors: assemble [CLS] question [SEP] context slice [SEP] and pad to the longest of
+the batch.
 
-Shapes: B windows, T tokens. Positions of targets count in the assembled window; a position of T + k stands for answer
-class k (see models/span.py). Knows shards and the pair template; knows no model and no order.
+Shapes: B windows, T tokens. Positions of targets count in the assembled window; a position of T + k
+stands for answer class k (see models/span.py). Knows shards and the pair template; knows no model
+and no order.
 """
 
 from __future__ import annotations

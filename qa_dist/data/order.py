@@ -1,9 +1,11 @@
-"""Which windows step s trains on: a pure function of (data fingerprint, seed, s), the same for every world size.
+"""Which windows step s trains on: a pure function of (data fingerprint, seed, s), the same for
+every world size.
 
-An epoch is a keyed permutation of all windows (a Feistel network: any position is found at once, nothing is kept).
-It is cut into pools of some dozens of batches; a pool is sorted by length and cut into batches, whose order is drawn
-again, so that a batch holds windows of like length and little padding. A batch is cut into M micro-batches under the
-token budget; rank r of W takes micro-batches r, r + W, r + 2W ... No torch, no files, no state.
+An epoch is a keyed permutation of all windows (a Feistel network: any position is found at once,
+nothing is kept). It is cut into pools of some dozens of batches; a pool is sorted by length and cut
+into batches, whose order is drawn again, so that a batch holds windows of like length and little
+padding. A batch is cut into M micro-batches under the token budget; rank r of W takes micro-batches
+r, r + W, r + 2W ... No torch, no files, no state.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from numpy.typing import NDArray
 
 POOL_BATCHES = 64
 PAD_MULTIPLE = 8
-"""Rows of a micro-batch are padded to the longest one, rounded up to a multiple of this (collate.py)."""
+"""Rows of a micro-batch are padded to the longest one, rounded up to a multiple of this
+(collate.py)."""
 _ROUNDS = 4
 _MASK = (1 << 64) - 1
 
@@ -42,10 +45,11 @@ def _mix_array(values: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
 
 
 def permute(positions: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
-    """Return where a keyed permutation of range(size) sends each position; memory grows with `positions` only.
+    """Return where a keyed permutation of range(size) sends each position; memory grows with
+    `positions` only.
 
-    Feistel network over the next even power of two, walked on until the value falls inside the range
-    (Black & Rogaway 2002, "cycle walking").
+    Feistel network over the next even power of two, walked on until the value falls inside the
+    range (Black & Rogaway 2002, "cycle walking").
     """
     half_bits = max(1, math.ceil(max(size - 1, 1).bit_length() / 2))
     low = np.uint64((1 << half_bits) - 1)
@@ -92,7 +96,8 @@ class Order:
         return step // self.steps_per_epoch
 
     def batch(self, step: int) -> NDArray[np.int64]:
-        """Return the window numbers of step `step`, longest first. Within an epoch each window comes once."""
+        """Return the window numbers of step `step`, longest first. Within an epoch each window
+        comes once."""
         epoch, batch = divmod(step, self.steps_per_epoch)
         pool, batch_in_pool = divmod(batch, self.pool_batches)
         key = mix(int(self.fingerprint[:16], 16), self.seed, epoch)
@@ -101,7 +106,8 @@ class Order:
         size = min(self.pool_batches * self.batch_windows, num_windows - first)
         windows = permute(np.arange(first, first + size), num_windows, key)
         windows = windows[np.argsort(-self.lengths[windows].astype(np.int64), kind="stable")]
-        # The epoch's last batch may be short; it keeps its place at the short end, the others change places.
+        # The epoch's last batch may be short; it keeps its place at the short end, the others
+        # change places.
         num_full = size // self.batch_windows
         place = num_full
         if batch_in_pool < num_full:
@@ -110,10 +116,11 @@ class Order:
         return windows[place * self.batch_windows : (place + 1) * self.batch_windows]
 
     def micro_batches(self, step: int) -> list[NDArray[np.int64]]:
-        """Return step `step` cut into M micro-batches, M >= `min_micro_batches`; some may be empty in a short batch.
+        """Return step `step` cut into M micro-batches, M >= `min_micro_batches`; some may be empty
+        in a short batch.
 
-        M is the smallest for which windows times the longest, as padded, stays within the token budget in each of
-        them; a single window may exceed it.
+        M is the smallest for which windows times the longest, as padded, stays within the token
+        budget in each of them; a single window may exceed it.
         """
         windows = self.batch(step)
         widths = -(-self.lengths[windows].astype(np.int64) // PAD_MULTIPLE) * PAD_MULTIPLE

@@ -1,7 +1,7 @@
 """The prepared data of a run: which folder, how many shards of each split, and are they all there.
 
-Written into run.json when a run is made, read by training and evaluation. Each reader checks the shards' markers
-itself: that a scheduler let it start proves nothing.
+Written into run.json when a run is made, read by training and evaluation. Each reader checks the
+shards' markers itself: that a scheduler let it start proves nothing.
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ class Prepared:
         return find_shards(self.folder, split, self.num_shards[split])[1]
 
     def open(self, split: str) -> Split:
-        """Map all shards of a split into memory. Raises InputError naming those that are missing or broken."""
+        """Map all shards of a split into memory. Raises InputError naming those that are missing or
+        broken."""
         missing = self.missing(split)
         if missing:
             names = ", ".join(path.name for path in missing[:5])
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             raise InputError(
-                f"{self.folder}: {len(missing)} of {self.num_shards[split]} shards aren't prepared: {names}{more}. "
+                f"{self.folder}: {len(missing)} of {self.num_shards[split]} shards aren't "
+                f"prepared: {names}{more}. "
                 "Launch the run again: it prepares what is missing"
             )
         try:

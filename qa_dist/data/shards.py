@@ -1,9 +1,10 @@
 """Shards of prepared data: write one in a stream, open all of a split as one memory-mapped table.
 
-A shard is a folder with one file `arrays.bin` (ragged arrays: flat values and offsets, no padding, no Python objects)
-and its marker, which says where each array lies in the file. Contexts are stored once, questions once; a window is a
-slice (example, from, to) with its target in context tokens. Global window and example numbers count through the
-shards in order, so that they don't depend on how many shards there are.
+A shard is a folder with one file `arrays.bin` (ragged arrays: flat values and offsets, no padding,
+no Python objects) and its marker, which says where each array lies in the file. Contexts are stored
+once, questions once; a window is a slice (example, from, to) with its target in context tokens.
+Global window and example numbers count through the shards in order, so that they don't depend on
+how many shards there are.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ ARRAYS = "arrays.bin"
 _ALIGNMENT_BYTES = 64
 _FLUSH_ROWS = 1024
 
-# Name -> dtype; "tokens" is uint16 or uint32, whichever the vocabulary needs. A ragged array is `x` with `x_offsets`,
+# Name -> dtype; "tokens" is uint16 or uint32, whichever the vocabulary needs. A ragged array is `x`
+# with `x_offsets`,
 # whose first value is 0 and whose last is the length of `x`.
 _DTYPES: dict[str, str] = {
     "context_tokens": "tokens",
@@ -119,7 +121,8 @@ class ShardWriter:
     def add_window(
         self, example: int, window: tuple[int, int], target: tuple[int, int, int], length: int
     ) -> None:
-        """Add one window: half-open `window` of context tokens; `target` is (kind, first token, last token)."""
+        """Add one window: half-open `window` of context tokens; `target` is (kind, first token,
+        last token)."""
         for name, value in zip(
             ("example", "from", "to", "kind", "start", "end", "length"),
             (example, *window, *target, length),
@@ -132,7 +135,8 @@ class ShardWriter:
     def finish(self, **facts: Any) -> dict[str, Any]:
         """Put the arrays into one file, mark it, rename the folder to its name; return the marker.
 
-        Of two attempts that make the same shard at once, whichever comes second leaves the first one's.
+        Of two attempts that make the same shard at once, whichever comes second leaves the first
+        one's.
         """
         try:
             return self._publish(self._join_arrays(), facts)
@@ -249,7 +253,8 @@ class Shard:
         return self.ragged("context_text", context).tobytes().decode()
 
     def char_spans(self, context: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return the first code point of each token of a context, and the one after its last: (tokens,) each."""
+        """Return the first code point of each token of a context, and the one after its last:
+        (tokens,) each."""
         offsets = self._arrays["context_tokens_offsets"]
         rows = slice(int(offsets[context]), int(offsets[context + 1]))
         return self._arrays["char_starts"][rows], self._arrays["char_ends"][rows]
@@ -257,7 +262,8 @@ class Shard:
 
 @dataclass(frozen=True)
 class Split:
-    """All shards of a split as one table; window and example numbers count through the shards in order."""
+    """All shards of a split as one table; window and example numbers count through the shards in
+    order."""
 
     shards: tuple[Shard, ...]
     window_ends: NDArray[np.int64]
@@ -283,7 +289,8 @@ class Split:
 
 
 def is_whole(folder: Path) -> bool:
-    """Return whether a shard is finished and its files have their sizes; their bytes aren't read."""
+    """Return whether a shard is finished and its files have their sizes; their bytes aren't
+    read."""
     try:
         verify_folder(folder, hashes=False)
     except BrokenFileError:
@@ -292,7 +299,8 @@ def is_whole(folder: Path) -> bool:
 
 
 def find_shards(folder: Path, split: str, num_shards: int) -> tuple[list[Path], list[Path]]:
-    """Return the shards of a split that are finished and those that are missing or cut short, in order."""
+    """Return the shards of a split that are finished and those that are missing or cut short, in
+    order."""
     paths = [folder / shard_name(split, i, num_shards) for i in range(num_shards)]
     is_done = [is_whole(path) for path in paths]
     done = [path for path, ok in zip(paths, is_done, strict=True) if ok]
@@ -306,6 +314,7 @@ def open_split(paths: Iterable[Path]) -> Split:
 
 
 def verify_shards(paths: Iterable[Path]) -> None:
-    """Compare each file with its marker's sha256. Raises BrokenFileError naming the first that differs."""
+    """Compare each file with its marker's sha256. Raises BrokenFileError naming the first that
+    differs."""
     for path in paths:
         verify_folder(path)

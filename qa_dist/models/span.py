@@ -1,8 +1,10 @@
-"""Span head on any encoder: start and end logits over the window's tokens, and logits for the task's answer classes.
+"""Span head on any encoder: start and end logits over the window's tokens, and logits for the
+task's answer classes.
 
-One softmax for the start and one for the end, each over the T tokens where a span may lie and the C answer classes
-(yes, no, unknown) behind them; C = 0 outside CoQA, where the CLS token stands for "no answer" (Devlin et al. 2019,
-section 4.3). The encoder is a value: any transformers base model. B windows, T tokens, H hidden.
+One softmax for the start and one for the end, each over the T tokens where a span may lie and the C
+answer classes (yes, no, unknown) behind them; C = 0 outside CoQA, where the CLS token stands for
+"no answer" (Devlin et al. 2019, section 4.3). The encoder is a value: any transformers base model.
+B windows, T tokens, H hidden.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from qa_dist.records import InputError
 
 
 class SpanModel(nn.Module):
-    """Encoder, `qa_outputs` (H -> start, end) and `class_outputs` (H of the first token -> C classes)."""
+    """Encoder, `qa_outputs` (H -> start, end) and `class_outputs` (H of the first token -> C
+    classes)."""
 
     def __init__(self, encoder: nn.Module, hidden_size: int, num_classes: int) -> None:
         super().__init__()
@@ -34,7 +37,8 @@ class SpanModel(nn.Module):
         attention_mask: torch.Tensor | None,
         candidate_mask: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return start and end logits, (B, T + C) each, in fp32; -inf where no span may start or end."""
+        """Return start and end logits, (B, T + C) each, in fp32; -inf where no span may start or
+        end."""
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         if getattr(self.encoder.config, "type_vocab_size", 0) > 1:
             inputs["token_type_ids"] = token_type_ids
@@ -72,8 +76,10 @@ def build_model(model: Model, num_classes: int, seed: int) -> SpanModel:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"model.name={model.name}: can't load this encoder ({reason}). Expected a folder with config.json and "
-            "safetensors weights, or a hub model in the local cache; without internet, download it on another machine"
+            f"model.name={model.name}: can't load this encoder ({reason}). Expected a folder with "
+            "config.json and "
+            "safetensors weights, or a hub model in the local cache; without internet, download "
+            "it on another machine"
         ) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -86,7 +92,8 @@ def build_model(model: Model, num_classes: int, seed: int) -> SpanModel:
 
 
 def _set_dropout(config: Any, model: Model) -> None:
-    """Put the recipe's dropout into an encoder's config, under the names that this encoder has for it."""
+    """Put the recipe's dropout into an encoder's config, under the names that this encoder has for
+    it."""
     attention = [
         n for n in ("attention_probs_dropout_prob", "attention_dropout") if hasattr(config, n)
     ]
@@ -97,13 +104,15 @@ def _set_dropout(config: Any, model: Model) -> None:
     if model.hidden_dropout is not None:
         if not hidden:
             raise InputError(
-                f"model.hidden_dropout={model.hidden_dropout}: {model.name} has no such setting; leave it out"
+                f"model.hidden_dropout={model.hidden_dropout}: {model.name} has no such setting; "
+                "leave it out"
             )
         for name in hidden:
             setattr(config, name, model.hidden_dropout)
 
 
 def span_loss(start: torch.Tensor, end: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Return the summed loss of a micro-batch: mean of start and end cross-entropy, summed over windows."""
+    """Return the summed loss of a micro-batch: mean of start and end cross-entropy, summed over
+    windows."""
     loss = nn.functional.cross_entropy(start, batch.starts, reduction="sum")
     return (loss + nn.functional.cross_entropy(end, batch.ends, reduction="sum")) / 2

@@ -1,10 +1,12 @@
-"""Logits -> answers: the n best spans of each window, and of a question over its windows. NumPy only, no files.
+"""Logits -> answers: the n best spans of each window, and of a question over its windows. NumPy
+only, no files.
 
-Worked example. "[CLS] who [SEP] Ann met Bob [SEP]" has start logits 0 at CLS and 3, 1, 2 at Ann, met, Bob, end logits
-0 and 2, 0, 4. The span Ann..Bob scores 3 + 4 = 7, Bob..Bob 2 + 4 = 6, Ann..Ann 3 + 2 = 5; the null score is
-0 + 0 = 0, so null odds (null - best) are -7: far under a threshold of 0, so the answer is "Ann met Bob". A question with
-several windows takes the best spans of all of them and the lowest null score (metrics of SQuAD 2.0, Devlin et al. 2019).
-B windows, T tokens, N candidates.
+Worked example. "[CLS] who [SEP] Ann met Bob [SEP]" has start logits 0 at CLS and 3, 1, 2 at Ann,
+met, Bob, end logits 0 and 2, 0, 4. The span Ann..Bob scores 3 + 4 = 7, Bob..Bob 2 + 4 = 6, Ann..Ann
+3 + 2 = 5; the null score is 0 + 0 = 0, so null odds (null - best) are -7: far under a threshold of
+0, so the answer is "Ann met Bob". A question with several windows takes the best spans of all of
+them and the lowest null score (metrics of SQuAD 2.0, Devlin et al. 2019). B windows, T tokens, N
+candidates.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ def best_spans(
 ) -> tuple[Floats, Ints, Ints]:
     """Return scores, first and last tokens of each window's n best spans: (B, N) each, best first.
 
-    `starts`, `ends`: (B, T) logits, -inf where no span may start or end. As published, spans are looked for among the
-    `n_best` best starts and ends. A score of -inf means that there are no more.
+    `starts`, `ends`: (B, T) logits, -inf where no span may start or end. As published, spans are
+    looked for among the `n_best` best starts and ends. A score of -inf means that there are no
+    more.
     """
     num_windows, width = starts.shape
     k = min(n_best, width)
@@ -54,7 +57,8 @@ def merge_windows(
     null_scores: Sequence[float],
     n_best: int,
 ) -> Prediction:
-    """Return a question's prediction: the best candidates of all its windows, each answer once, lowest null score."""
+    """Return a question's prediction: the best candidates of all its windows, each answer once,
+    lowest null score."""
     ranked = sorted(
         (c for candidates in window_candidates for c in candidates),
         key=lambda c: -c.score,
@@ -72,8 +76,9 @@ def best_threshold(
 ) -> float:
     """Return the null threshold with the highest total score; the smallest one of several.
 
-    A question with `null_odds` (questions,) above the threshold scores `unanswered`, else `answered`. A threshold is
-    possible only between different odds, or beyond them (-inf: nothing is answered).
+    A question with `null_odds` (questions,) above the threshold scores `unanswered`, else
+    `answered`. A threshold is possible only between different odds, or beyond them (-inf: nothing
+    is answered).
     """
     order = np.argsort(null_odds, kind="stable")
     odds = null_odds[order]
@@ -85,5 +90,6 @@ def best_threshold(
     if best == len(odds) or not np.isfinite(odds[best]):
         return float(odds[best - 1])
     middle = float(odds[best - 1] / 2 + odds[best] / 2)
-    # Between neighbouring floats there is none: the lower one, which is itself not above the threshold.
+    # Between neighbouring floats there is none: the lower one, which is itself not above the
+    # threshold.
     return middle if odds[best - 1] <= middle < odds[best] else float(odds[best - 1])

@@ -148,7 +148,10 @@ def test_padding_changes_no_logit_of_a_real_token(encoders: dict[str, str]) -> N
         padded = forward(model, batch)[0][1, 3:5]
         assert batch.attention_mask is not None
         alone = model(
-            batch.input_ids[1:, :6], batch.token_type_ids[1:, :6], None, batch.candidate_mask[1:, :6]
+            batch.input_ids[1:, :6],
+            batch.token_type_ids[1:, :6],
+            None,
+            batch.candidate_mask[1:, :6],
         )[0][0, 3:5]
     torch.testing.assert_close(padded, alone)
 

@@ -1,0 +1,80 @@
+"""A dry run's estimates against what really comes out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from runs import make_run
+from transformers import BertConfig, BertModel
+
+from qa_dist.cluster.forecast import memory_gb, print_forecast, windows_per_question
+from qa_dist.cluster.submit import Place
+from qa_dist.data.prepared import read_prepared
+from qa_dist.plan import make_plan
+from qa_dist.recipe import Model, Recipe, Train
+from qa_dist.recipe_loading import load_saved_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+PLACE = Place(num_ranks=2, num_gpus=0, max_parallel=3, num_cores=4)
+
+
+def test_the_number_of_windows_is_about_right(launch_words: list[str], tmp_path: Path) -> None:
+    run = make_run(launch_words, tmp_path)
+    recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
+    plan = make_plan(recipe, prepared.folder.parent)
+    for split, num_questions in plan.num_questions.items():
+        guess = num_questions * windows_per_question(recipe, plan, split)
+        assert guess == pytest.approx(prepared.open(split).num_windows, rel=0.1)
+    short = replace(recipe, data=replace(recipe.data, max_length_tokens=80))
+    short = replace(short, data=replace(short.data, window_overlap_tokens=20))
+    assert windows_per_question(short, plan, "train") > 1.5, "control: long contexts, more windows"
+
+
+def test_what_a_forecast_says(
+    launch_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(launch_words, tmp_path)
+    recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
+    plan = make_plan(recipe, prepared.folder.parent)
+    print_forecast(recipe, PLACE, plan, prepared, ["prepare", "train", "evaluate"])
+    text = capsys.readouterr().out
+    assert "2 shards, 0 to make, 3 at once" in text
+    assert "about 8 steps of 8 windows, 2 ranks, no GPUs" in text
+    assert "up to 3 elements (checkpoint x shard)" in text, "2 newest and the best, 1 dev shard"
+    assert "train: 128 questions, about " in text and "aggregate" not in text
+    assert text.endswith("dry run: nothing was written\n")
+
+
+def test_epochs_become_steps(
+    launch_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(launch_words, tmp_path, "train.max_steps=0", "train.epochs=2")
+    recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
+    plan = make_plan(recipe, prepared.folder.parent)
+    print_forecast(recipe, PLACE, plan, prepared, ["train"])
+    expected = 2 * prepared.open("train").num_windows / 8
+    steps = int(capsys.readouterr().out.partition("about ")[2].split()[0])
+    assert steps == pytest.approx(expected, rel=0.1)
+
+
+def test_memory_counts_parameters_and_one_micro_batch(tmp_path: Path) -> None:
+    config = BertConfig(vocab_size=30_000, hidden_size=128, num_attention_heads=2)
+    config.num_hidden_layers, config.intermediate_size = 2, 512
+    config.save_pretrained(tmp_path)
+    num_parameters = sum(p.numel() for p in BertModel(config, add_pooling_layer=False).parameters())
+
+    def guess(**train: int) -> float:
+        return memory_gb(Recipe(model=Model(name=str(tmp_path)), train=Train(**train)))
+
+    state = 16 * num_parameters / 1e9
+    assert guess(micro_batch_tokens=8) == pytest.approx(state, rel=0.1)
+    assert guess(micro_batch_tokens=8192) > 1.2 * guess(micro_batch_tokens=8)
+
+
+def test_a_forecast_loads_no_torch() -> None:
+    code = "import sys, qa_dist.cluster.forecast; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

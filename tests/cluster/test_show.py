@@ -1,0 +1,134 @@
+"""What a person sees: a bar in a terminal, plain lines elsewhere, tables that add up."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from qa_dist.cluster import show
+from qa_dist.cluster.show import StageProgress, show_prepared, show_scores
+
+
+def make_console(is_terminal: bool = False) -> tuple[Console, io.StringIO]:
+    stream = io.StringIO()
+    return Console(file=stream, force_terminal=is_terminal, width=120), stream
+
+
+RUNNING = {0: {"state": "running", "step": 3, "of": 10, "unit": "steps"}}
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    console, stream = make_console(is_terminal=True)
+    progress = StageProgress(console, "train", 1)
+    progress.update(RUNNING)
+    progress.finish("done")
+    text = stream.getvalue()
+    assert "━" in text and "3/10" in text and "steps" in text and "\x1b[" in text
+
+
+def test_a_log_gets_plain_lines() -> None:
+    console, stream = make_console()
+    progress = StageProgress(console, "prepare", 4)
+    progress.update(RUNNING)
+    progress.finish("done")
+    first, last = stream.getvalue().splitlines()
+    assert first == "prepare (4 elements) ..."
+    assert last.startswith("prepare: done after 0.")
+    assert "\x1b" not in stream.getvalue() and "━" not in stream.getvalue()
+
+
+def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    console, stream = make_console()
+    clock = [100.0]
+    monkeypatch.setattr(show.time, "monotonic", lambda: clock[0])
+    progress = StageProgress(console, "train", 1)
+    for _ in range(30):  # a second each
+        clock[0] += 1
+        progress.update(RUNNING)
+    assert stream.getvalue().splitlines()[1:] == [
+        f"train: 3 of 10 steps, {seconds} s" for seconds in (10, 20, 30)
+    ]
+
+
+def test_elements_that_have_not_started_count_as_long_as_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    console, stream = make_console()
+    monkeypatch.setattr(show, "_PLAIN_EVERY_S", 0.0)
+    progress = StageProgress(console, "prepare", 3)
+    statuses: dict[int, dict[str, Any]] = {
+        0: {"step": 10, "of": 10, "unit": "records"},
+        1: {"step": 2, "of": 20, "unit": "records"},
+        2: {"state": "waiting"},
+    }
+    progress.update(statuses)
+    assert "prepare: 12 of 45 records" in stream.getvalue()
+
+
+SUMMARY = {
+    "examples": 1200,
+    "windows": 1500,
+    "tokens_mean": 101.4,
+    "tokens_p95": 180,
+    "tokens_max": 256,
+    "bytes": 1_500_000,
+    "ceiling_em": 97.5,
+    "ceiling_f1": 98.25,
+    "cut_questions": 7,
+    "dropped": {"answer not in [context]": [2, ["a", "b"]]},
+    "doubled_ids": 3,
+}
+
+
+def test_prepared_data_is_summed_up() -> None:
+    console, stream = make_console()
+    show_prepared(console, "train", SUMMARY, seconds=2.0)
+    text = " ".join(stream.getvalue().split())
+    assert "1,200 examples, 1,500 windows, 750 windows/s" in text
+    assert "mean 101, 95 % under 180, longest 256; 1,000 bytes per window" in text
+    assert "EM 97.5, F1 98.2" in text and "7 questions with history cut short" in text
+    assert "reported 2: answer not in [context] (first: a, b)" in text, "not taken for markup"
+    assert "3 question ids occur more than once" in text
+
+
+def test_nothing_prepared_divides_by_nothing() -> None:
+    console, stream = make_console()
+    show_prepared(console, "dev", {**SUMMARY, "windows": 0, "dropped": {}}, seconds=0.0)
+    assert "windows/s" not in stream.getvalue()
+
+
+def make_scores(**thresholds: float | None) -> dict[str, Any]:
+    figures = {"em": 50.0, "em_low": 40.0, "em_high": 60.0, "f1": 61.26, "f1_low": 55.0}
+    table = {
+        name: {"threshold": value, **figures, "f1_high": 66.0} for name, value in thresholds.items()
+    }
+    return {
+        "step": 8,
+        "num_questions": 48,
+        "num_groups": 26,
+        "headline": "tuned" if "tuned" in thresholds else next(iter(thresholds)),
+        "scores": table,
+        "by": {"answer_type": {"yes": {"num_questions": 5, **figures, "f1_high": 66.0}}},
+    }
+
+
+def test_scores_are_a_table_with_intervals_and_a_mark_at_the_headline() -> None:
+    console, stream = make_console()
+    show_scores(console, make_scores(at_0=0.0, tuned=-1.25, oracle=2.5), "tiny")
+    text = stream.getvalue()
+    assert "tiny, step 8: 48 questions of 26 stories" in text
+    assert "61.3 [55.0, 66.0]" in text and "50.0 [40.0, 60.0]" in text
+    marked = [line for line in text.splitlines() if " * " in line]
+    assert len(marked) == 1 and "all, threshold tuned (-1.25) *" in marked[0]
+    assert "no-answer threshold 0" in text and "oracle (2.50)" in text
+    assert "answer type: yes" in text and "upper bound" in text
+
+
+def test_one_threshold_needs_no_mark() -> None:
+    console, stream = make_console()
+    show_scores(console, make_scores(always_answer=None), "tiny")
+    assert " * " not in stream.getvalue() and "upper bound" not in stream.getvalue()
+    assert "│ all " in stream.getvalue()
