@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from qa_dist.data.prepared import Prepared
 from qa_dist.data.raw_records import RecordIndex
 from qa_dist.data.shards import find_shards
-from qa_dist.data.sources import Records, is_hub_name, open_records
+from qa_dist.data.sources import Records, hub_fingerprint, is_hub_name, open_records
 from qa_dist.data.splits import choose_questions, choose_records
 from qa_dist.data.tokenizer import model_limit, tokenizer_digest
 from qa_dist.files import (
@@ -184,7 +184,7 @@ def _source_digests(source: Source) -> dict[str, str]:
     problems = []
     for file in ("train", "dev") if source.dev else ("train",):
         try:
-            digests[file] = source_digest(getattr(source, file))
+            digests[file] = source_digest(source, file)
         except InputError as error:
             problems.append(f"sources.0.{file}={error}")
     if problems:
@@ -192,12 +192,12 @@ def _source_digests(source: Source) -> dict[str, str]:
     return digests
 
 
-def source_digest(name: str) -> str:
-    """Return the sha256 of a file's bytes; for a hub dataset its name (its own fingerprint pins the
-    rest)."""
+def source_digest(source: Source, file: str) -> str:
+    """Return the sha256 of a file's bytes; for a hub dataset its name and its own fingerprint."""
+    name = getattr(source, file)
     try:
         if is_hub_name(name):
-            return f"hub:{name}"
+            return f"hub:{name}:{hub_fingerprint(name, file)}"
         path = Path(name).expanduser()
         if path.exists() and not path.is_file() and not path.is_dir():
             raise InputError(f"{name}: is a device or a pipe; give the JSON file itself")

@@ -135,7 +135,7 @@ def _prepare_shard(
 def _check_unchanged(prepared: Prepared, source: Source, file: str) -> None:
     """Refuse to mix bytes: the input must still be what the fingerprint was taken of."""
     expected = read_json(prepared.folder / "facts.json")["inputs"][file]
-    if source_digest(getattr(source, file)) != expected:
+    if source_digest(source, file) != expected:
         raise InputError(
             f"{getattr(source, file)}: was changed after this run was launched; launch again, and "
             "it is prepared anew"

@@ -78,7 +78,7 @@ def run_local(
         known = {k: v for k, v in status.items() if stage == "train" and k in ("saved_step", "of")}
         write_status(run.status_file(stage, element), {**known, "state": "waiting", "step": 0})
     waiting, jobs = list(elements), _Jobs(run, stage, attempt, place, len(elements))
-    is_stopping, asked_at = False, 0.0
+    is_stopping, asked_at = False, float("-inf")
     give_up_at = float("inf")
     try:
         with _interrupts() as was_interrupted:

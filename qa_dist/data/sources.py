@@ -161,6 +161,11 @@ def open_hub(name: str, split: str) -> Any:
     return dataset
 
 
+def hub_fingerprint(name: str, split: str) -> str:
+    """Return what `datasets` knows the content of a hub dataset's split by."""
+    return str(open_hub(name, split)._fingerprint)
+
+
 class HubRecords:
     """Records of a hub dataset: a row is a record, in the form of a paragraph with one question."""
 

@@ -42,6 +42,7 @@ def start(stage_job: StageJob, work: Callable[..., str], **environ: str) -> int:
         status = 1
         try:
             os.environ.update(environ)
+            sys.stdout = os.fdopen(1, "w", closefd=False)  # pytest's own writes elsewhere
             job.run_stage = work
             status = {"done": 0, "stopped": 75}[stage_job()]
         finally:

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from qa_dist.data.sources import HubRecords, is_hub_name, open_hub, open_records
+from qa_dist.data.sources import HubRecords, hub_fingerprint, is_hub_name, open_hub, open_records
 from qa_dist.records import BadRecordError, InputError
 
 datasets = pytest.importorskip("datasets", reason="the package datasets isn't installed")
@@ -220,3 +220,11 @@ def test_hub_index_can_be_saved(tmp_path):
     np.savez(tmp_path / "index.npz", **index.arrays())
     with np.load(tmp_path / "index.npz") as arrays:
         assert arrays["ends"].tolist() == [1, 2]
+
+
+def test_other_content_of_a_hub_dataset_has_another_fingerprint(monkeypatch):
+    load_from(monkeypatch, hub([row(0, "A")]))
+    first = hub_fingerprint("rajpurkar/squad", "train")
+    assert first == hub_fingerprint("rajpurkar/squad", "train")
+    load_from(monkeypatch, hub([row(0, "A"), row(1, "A")]))
+    assert first != hub_fingerprint("rajpurkar/squad", "train")
