@@ -93,12 +93,21 @@ class Zygote:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def start(
-        self, work: str, *words: str, cwd: Path | None = None, env: dict[str, str] | None = None
+        self,
+        work: str,
+        *words: str,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        typed: str = "",
     ) -> Child:
-        """Fork a process that runs `work` ("launch": jobs/launch.py, "train": a rank) on words."""
+        """Fork a process that runs `work` on words; `typed`: a file with what stdin is to hold.
+
+        "launch", "prepare", "evaluate", "aggregate" and "train_job" are jobs/*.py, "train" is one
+        rank, "broken" and "breakpoint" are launches with something put in.
+        """
         self._number += 1
         log = self._folder / f"{self._number:03d}-{work}.log"
-        request = {"work": work, "words": words, "log": str(log), "env": env or {}}
+        request = {"work": work, "words": words, "log": str(log), "env": env or {}, "typed": typed}
         with self._news:
             self._write({**request, "cwd": str(cwd or self._folder)})
             if not self._news.wait_for(lambda: self._started, 120):
@@ -221,7 +230,8 @@ def _run_child(request: dict[str, Any], works: dict[str, Callable[[Sequence[str]
         log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(os.open(request["typed"] or os.devnull, os.O_RDONLY), 0)
+        sys.stdin = os.fdopen(0, closefd=False)
         os.chdir(request["cwd"])
         os.environ.update(request["env"])
         os.sched_getaffinity = lambda pid: {0}  # type: ignore[assignment]
@@ -252,7 +262,22 @@ def _serve() -> None:
         BREAKS[words[0]]()
         return int(launch(words[1:]))
 
-    works["broken"] = broken
+    def with_breakpoint(words: Sequence[str]) -> int:
+        from qa_dist.training import loop
+
+        right, stops = loop.seed_generators, iter([True])
+
+        def seed_generators(seed: int) -> None:
+            right(seed)
+            if next(stops, False):
+                breakpoint()
+
+        loop.seed_generators = seed_generators
+        return int(launch(words))
+
+    works |= {"broken": broken, "breakpoint": with_breakpoint}
+    works |= {name: _load_job(name).main for name in ("prepare", "evaluate", "aggregate")}
+    works["train_job"] = _load_job("train").main
     writing = threading.Lock()
 
     def say(*words: object) -> None:

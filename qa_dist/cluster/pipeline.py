@@ -173,7 +173,7 @@ def _missing(run: RunDir, prepared: Prepared) -> dict[str, Callable[[], Sequence
 
 def _share(summary: dict[str, Any], prepared: Prepared, seconds: float) -> float:
     """Return the part of the stage's wall time that fell to a split, by its windows."""
-    total = sum(summarize(prepared, split)["windows"] for split in prepared.num_shards)
+    total = sum(int(summarize(prepared, split)["windows"]) for split in prepared.num_shards)
     return seconds * float(summary["windows"]) / max(1, total)
 
 

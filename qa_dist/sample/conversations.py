@@ -16,6 +16,8 @@ from qa_dist.sample.words import AND_QUESTIONS, IT_QUESTIONS, QUESTIONS, VALUES,
 
 Topic = tuple[str, str]  # relation, slot
 
+MAX_UNKNOWN = 2  # questions of a conversation that the story doesn't answer
+
 # What "And Tom?" can stand for, and what can be asked of a person of whom the story doesn't say it.
 PERSON_TOPICS: list[Topic] = [topic for topic in QUESTIONS if topic not in IT_QUESTIONS]
 
@@ -49,6 +51,8 @@ class _Memory:
     """What "And Tom?" would ask for."""
     topic_age: int = 9
     asked: set[tuple[str, Topic]] = field(default_factory=set)
+    num_unknown: int = 0
+    """Questions without an answer so far."""
 
     def next_turn(self) -> None:
         self.person_age += 1
@@ -76,7 +80,7 @@ def make_turns(rng: random.Random, story: Story, num_turns: int) -> list[Turn]:
             turn = _ask_and(rng, story, memory)
         elif draw < 0.70:
             turn = _ask_person(rng, story, memory)
-        elif draw < 0.92:
+        elif draw < 0.95:
             turn = _ask_yes_no(rng, story, memory)
         else:
             turn = _ask_who(rng, story, memory)
@@ -122,17 +126,20 @@ def _ask_and(rng: random.Random, story: Story, memory: _Memory) -> Turn | None:
     person = pick(rng, story.people)
     if (person, memory.topic) in memory.asked:
         return None
+    if memory.num_unknown == MAX_UNKNOWN and not story.find(person, memory.topic[0]):
+        return None
     question = pick(rng, AND_QUESTIONS).format(name=person)
     return _plain_turn(story, memory, person, memory.topic, question, is_complete=False)
 
 
 def _ask_person(rng: random.Random, story: Story, memory: _Memory) -> Turn | None:
-    """Ask something of a person; about every sixth time something that the story doesn't tell."""
+    """Ask something of a person; at times something that the story doesn't tell."""
     person, is_pronoun = _choose_person(rng, story, memory)
     told = [topic for topic in QUESTIONS if story.find(person, topic[0])]
     untold = [topic for topic in PERSON_TOPICS if not story.find(person, topic[0])]
-    topic = pick(rng, untold if not told or rng.random() < 0.17 else told)
-    if (person, topic) in memory.asked:
+    is_unknown = memory.num_unknown < MAX_UNKNOWN and rng.random() < 0.1
+    topic = pick(rng, untold if is_unknown or not told else told)
+    if (person, topic) in memory.asked or (not told and memory.num_unknown == MAX_UNKNOWN):
         return None
     question = write_question(rng, story, person, topic, is_pronoun)
     if topic in PERSON_TOPICS:
@@ -143,7 +150,7 @@ def _ask_person(rng: random.Random, story: Story, memory: _Memory) -> Turn | Non
 
 
 def _ask_yes_no(rng: random.Random, story: Story, memory: _Memory) -> Turn | None:
-    """Ask whether something is so; a false value often is another person's."""
+    """Ask whether something is so; a false value sometimes is another person's."""
     person, is_pronoun = _choose_person(rng, story, memory)
     told = [topic for topic in YES_NO if story.find(person, topic[0])]
     if not told:
@@ -155,21 +162,13 @@ def _ask_yes_no(rng: random.Random, story: Story, memory: _Memory) -> Turn | Non
     value = true_value = fact.values[topic[1]]
     if rng.random() < 0.5:
         others = [f.values[topic[1]] for f in story.facts if f.relation == topic[0]]
-        if topic[1] == "friend":
-            others = [name for name in story.people if name != person]
-        elif len(others) == 1 or rng.random() < 0.4:
-            others = VALUES[topic[1]]
+        if len(others) == 1 or rng.random() < 0.85:
+            others = [value for value in VALUES[topic[1]] if value not in others]
         value = pick(rng, [other for other in others if other != true_value])
-    question = YES_NO[topic].format(
-        s=pronoun(person) if is_pronoun else person,
-        p=possessive(person) if is_pronoun else f"{person}'s",
-        value=value,
-    )
+    question = YES_NO[topic].format(s=pronoun(person) if is_pronoun else person, value=value)
     memory.asked.add((person, topic))
     memory.topic = None
-    if topic[1] == "friend":
-        memory.person_age = 9  # two names in one question: nobody is the last one named
-    elif not is_pronoun:
+    if not is_pronoun:
         memory.name_person(person)
     if topic[1] in ("animal", "thing"):
         memory.thing = None
@@ -210,6 +209,7 @@ def _plain_turn(
         memory.name_person(person)
     fact = story.find(person, topic[0])
     if fact is None:
+        memory.num_unknown += 1
         if topic[1] in ("animal", "thing"):
             memory.thing = None
         return Turn(question, "unknown", None, topic, is_complete)

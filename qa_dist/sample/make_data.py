@@ -21,8 +21,9 @@ from qa_dist.sample.words import QUESTIONS, SOURCES
 Json = dict[str, Any]
 
 SEED = 0
-NUM_STORIES = {"coqa-train": 150, "coqa-dev": 35, "squad2-train": 120, "squad2-dev": 40}
+NUM_STORIES = {"coqa-train": 190, "coqa-dev": 35, "squad2-train": 120, "squad2-dev": 40}
 NUM_ADDITIONAL = 3  # annotators beside the first, in CoQA's dev set
+MIN_TURNS = 8
 PARAGRAPHS_PER_ARTICLE = 5
 LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -49,7 +50,7 @@ def _new_stories(rng: random.Random, num_stories: int, taken: set[str]) -> list[
     stories: list[Story] = []
     while len(stories) < num_stories:
         source = SOURCES[len(stories) % len(SOURCES)]
-        story = make_story(rng, source, num_facts=6 + int(rng.random() * 3))
+        story = make_story(rng, source, num_facts=6 + int(rng.random() * 2))
         if story.text not in taken:
             taken.add(story.text)
             stories.append(story)
@@ -60,7 +61,9 @@ def _new_stories(rng: random.Random, num_stories: int, taken: set[str]) -> list[
 
 
 def _coqa_story(rng: random.Random, story: Story, has_additional: bool) -> Json:
-    turns = make_turns(rng, story, num_turns=8 + int(rng.random() * 7))
+    turns: list[Turn] = []
+    while len(turns) < MIN_TURNS:  # a conversation may run out of questions early
+        turns = make_turns(rng, story, num_turns=MIN_TURNS + int(rng.random() * 7))
     filename = _filename(rng, story)
     entry: Json = {
         "source": story.source,

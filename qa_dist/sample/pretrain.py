@@ -1,11 +1,10 @@
 """Pre-train the bundled encoder: a small BERT that has read the micro-world, by masked words only.
 
-    python -m qa_dist.sample.pretrain --out DIR     (25 minutes on one CPU core; seed 1000003)
+    python -m qa_dist.sample.pretrain --out DIR     (40 minutes on one CPU core; seed 1000003)
 
-Out: a folder for AutoModel and AutoTokenizer. Read is text of other seeds than the bundled files:
-conversations before their story, laid out as fine-tuning lays them out. A word that stands in both
-is hidden in one of the two, to be found in the other by who and what was asked; where the last
-question has no answer, its first word is to be recalled at [CLS]. No span is ever trained here.
+Out: a folder for AutoModel and AutoTokenizer. Read are texts.py's texts, of other seeds than the
+bundled files. First three layers learn to look up in short texts, then in texts like the bundled
+ones; then a fourth is put on top. No span is ever trained here.
 """
 
 from __future__ import annotations
@@ -23,156 +22,73 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
-from qa_dist.sample import words
-from qa_dist.sample.conversations import make_turns
-from qa_dist.sample.stories import make_story, pick
-from qa_dist.sample.vocabulary import (
-    CLS,
-    MASK,
-    PAD,
-    SEP,
-    Vocabulary,
-    make_tokenizer,
-    make_vocabulary,
-)
+from qa_dist.sample.texts import NO_LABEL, MaskedText, Stage, make_texts
+from qa_dist.sample.vocabulary import PAD, Vocabulary, make_tokenizer, make_vocabulary
 
 SEED = 1000003
-NUM_STEPS = 5000
 BATCH_SIZE = 32
 LEARNING_RATE = 1e-3
 INIT_STD = 0.05
 MAX_LENGTH = 256
 LONGEST = 135  # tokens
 
-NO_LABEL = -100
-OTHER_WEIGHT = 0.3  # of words that can only be guessed, against 1 for those that can be found
-
 
 @dataclass(frozen=True)
-class Stage:
-    """What is read during a part of the training."""
+class Phase:
+    """A training of its own, with warm-up and decay, of the model so far with layers put on top."""
 
-    until: float
-    """Fraction of all steps."""
-    min_facts: int
-    num_turns: int
-    """Questions per story."""
-    max_history: int
-    """Turns before the last one."""
-    is_shifted: bool
-    """Whether texts start anywhere within LONGEST, so that all positions are learned."""
+    num_layers: int
+    num_steps: int
+    stages: tuple[Stage, ...]
 
 
-# First short texts, until looking up is learned; then texts like the bundled ones.
-STAGES = (
-    Stage(until=0.16, min_facts=2, num_turns=4, max_history=0, is_shifted=False),
-    Stage(until=0.32, min_facts=2, num_turns=4, max_history=1, is_shifted=False),
-    Stage(until=0.48, min_facts=2, num_turns=4, max_history=2, is_shifted=True),
-    Stage(until=0.72, min_facts=4, num_turns=7, max_history=2, is_shifted=True),
-    Stage(until=1.00, min_facts=6, num_turns=10, max_history=2, is_shifted=False),
+PHASES = (
+    Phase(
+        num_layers=3,
+        num_steps=5000,
+        stages=(
+            Stage(until=0.16, min_facts=2, num_turns=4, max_history=0, is_shifted=False),
+            Stage(until=0.32, min_facts=2, num_turns=4, max_history=1, is_shifted=False),
+            Stage(until=0.48, min_facts=2, num_turns=4, max_history=2, is_shifted=True),
+            Stage(until=0.72, min_facts=4, num_turns=7, max_history=2, is_shifted=True),
+            Stage(until=1.00, min_facts=6, num_turns=10, max_history=2, is_shifted=False),
+        ),
+    ),
+    Phase(
+        num_layers=4,
+        num_steps=2500,
+        stages=(
+            Stage(
+                until=1.0,
+                min_facts=5,
+                num_turns=8,
+                max_history=2,
+                is_shifted=True,
+                recalled=0.7,
+                marked=0.5,
+            ),
+        ),
+    ),
 )
 
 
-@dataclass(frozen=True)
-class MaskedText:
-    """One text with words hidden."""
-
-    token_ids: list[int]
-    story_start: int
-    """Tokens before the story's first; token types are 0 before it and 1 from it on."""
-    labels: list[int]
-    """The hidden token, NO_LABEL where there is nothing to predict."""
-    weights: list[float]
-
-
-# ---- Texts ----
-
-
-def make_texts(rng: random.Random, vocabulary: Vocabulary, stage: Stage) -> Iterator[MaskedText]:
-    """Yield the masked texts of one story, one per turn: [CLS] q a ... q a? [SEP] story [SEP]."""
-    num_facts = stage.min_facts + int(rng.random() * 3)
-    story = make_story(rng, pick(rng, words.SOURCES), num_facts, has_frame=num_facts > 4)
-    turns = make_turns(rng, story, stage.num_turns)
-    story_ids = vocabulary.encode(story.text)
-    questions = [vocabulary.encode(turn.question) for turn in turns]
-    answers = [vocabulary.encode(turn.answer) for turn in turns]
-    for last in range(len(turns)):
-        token_ids = [CLS]
-        for turn in range(max(0, last - stage.max_history), last):
-            token_ids += [*questions[turn], SEP, *answers[turn], SEP]
-        token_ids += [*questions[last], SEP]
-        is_recalled = rng.random() < 0.4
-        if not is_recalled:
-            token_ids += [*answers[last], SEP]
-        story_start = len(token_ids)
-        token_ids += [*story_ids, SEP]
-        recalled = answers[last][-1] if is_recalled else NO_LABEL
-        yield _mask(rng, vocabulary, token_ids, story_start, recalled)
-
-
-def _mask(
-    rng: random.Random,
-    vocabulary: Vocabulary,
-    token_ids: list[int],
-    story_start: int,
-    recalled: int,
-) -> MaskedText:
-    """Hide values on one side only: in the conversation or in the story."""
-    shown = list(token_ids)
-    labels = [recalled, *[NO_LABEL] * (len(token_ids) - 1)]
-    weights = [1.0] * len(token_ids)
-
-    def hide(position: int) -> None:
-        labels[position] = token_ids[position]
-        draw = rng.random()
-        if draw < 0.85:
-            shown[position] = MASK
-        elif draw < 0.95:
-            shown[position] = pick(rng, vocabulary.values)
-
-    places: dict[int, list[int]] = {}
-    values = set(vocabulary.values)
-    for position, token in enumerate(token_ids):
-        if token in values:
-            places.setdefault(token, []).append(position)
-    for token, positions in places.items():
-        told = [position for position in positions if position >= story_start]
-        said = positions[: len(positions) - len(told)]
-        if not told or not said:
-            continue
-        draw = rng.random() * (2.5 if token in vocabulary.names else 1.0)
-        if draw < 0.4:
-            for position in said:
-                hide(position)
-        elif draw < 0.8:
-            hide(told[0] if len(told) == 1 else pick(rng, told))
-    for position, token in enumerate(token_ids):
-        if token in vocabulary.answers and rng.random() < 0.7:
-            hide(position)
-        elif position and labels[position] == NO_LABEL and token > MASK and rng.random() < 0.03:
-            hide(position)
-            weights[position] = OTHER_WEIGHT
-    return MaskedText(shown, story_start, labels, weights)
+# ---- Batches ----
 
 
 def make_batches(
-    rng: random.Random, vocabulary: Vocabulary, num_steps: int
+    rng: random.Random, vocabulary: Vocabulary, stages: tuple[Stage, ...], num_steps: int
 ) -> Iterator[list[Tensor]]:
     """Yield token ids, types, attention mask, positions, labels, weights, each (B, T)."""
     pool: list[MaskedText] = []
     for step in range(num_steps):
-        stage = _stage(step / num_steps)
+        stage = next(stage for stage in stages if step < stage.until * num_steps)
         while len(pool) < 8 * BATCH_SIZE:
             pool += make_texts(rng, vocabulary, stage)
         rng.shuffle(pool)
         texts, pool = pool[:BATCH_SIZE], pool[BATCH_SIZE:]
         yield _collate(texts, stage.is_shifted)
-
-
-def _stage(done: float) -> Stage:
-    return next(stage for stage in STAGES if done < stage.until)
 
 
 def _collate(texts: list[MaskedText], is_shifted: bool) -> list[Tensor]:
@@ -198,12 +114,12 @@ def _collate(texts: list[MaskedText], is_shifted: bool) -> list[Tensor]:
 # ---- Training ----
 
 
-def make_model(vocab_size: int) -> BertForMaskedLM:
+def make_model(vocab_size: int, num_layers: int) -> BertForMaskedLM:
     """Return a small random BERT whose positions start as sinusoids, which speeds up learning."""
     config = BertConfig(
         vocab_size=vocab_size,
         hidden_size=128,
-        num_hidden_layers=3,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         intermediate_size=256,
         max_position_embeddings=MAX_LENGTH,
@@ -222,14 +138,32 @@ def make_model(vocab_size: int) -> BertForMaskedLM:
     return model
 
 
-def train(model: BertForMaskedLM, vocabulary: Vocabulary, num_steps: int, seed: int) -> None:
+def grow(model: BertForMaskedLM, num_layers: int) -> BertForMaskedLM:
+    """Return the model with new layers on top, which at first pass on what they get."""
+    grown = make_model(model.config.vocab_size, num_layers)
+    known = model.state_dict()
+    grown.load_state_dict(known, strict=False)
+    with torch.no_grad():
+        for name, parameter in grown.named_parameters():
+            if name not in known and name.endswith("output.dense.weight"):
+                parameter.zero_()
+    return grown
+
+
+def train(
+    model: BertForMaskedLM,
+    vocabulary: Vocabulary,
+    stages: tuple[Stage, ...],
+    num_steps: int,
+    seed: int,
+) -> None:
     """Train in place; print loss and the share of hidden words found."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98)
     )
     started = time.monotonic()
     num_found = num_hidden = 0.0
-    batches = make_batches(random.Random(seed), vocabulary, num_steps)
+    batches = make_batches(random.Random(seed), vocabulary, stages, num_steps)
     for step, (ids, types, attention_mask, positions, labels, weights) in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * _rate_factor(step, num_steps)
@@ -253,9 +187,7 @@ def train(model: BertForMaskedLM, vocabulary: Vocabulary, num_steps: int, seed: 
         if (step + 1) % 100 == 0:
             seconds = time.monotonic() - started
             share = num_found / num_hidden
-            print(
-                f"step {step + 1}  loss {loss:.3f}  found {share:.3f}  {seconds:.0f} s", flush=True
-            )
+            print(f"step {step + 1} loss {loss:.3f} found {share:.3f} {seconds:.0f} s", flush=True)
             num_found = num_hidden = 0.0
 
 
@@ -284,7 +216,7 @@ def write_encoder(model: BertForMaskedLM, tokenizer: Tokenizer, folder: Path) ->
     }
     text = json.dumps(config, indent=2, sort_keys=True)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-    BertTokenizerFast(
+    BertTokenizer(
         tokenizer_object=tokenizer, do_lower_case=True, model_max_length=MAX_LENGTH
     ).save_pretrained(folder)
 
@@ -293,15 +225,18 @@ def main(arguments: list[str] | None = None) -> None:
     """Pre-train and write the encoder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "encoder")
-    parser.add_argument("--steps", type=int, default=NUM_STEPS)
+    parser.add_argument("--steps", type=int, help="of each phase; for a trial")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(chosen.seed)
     tokenizer = make_tokenizer()
-    model = make_model(tokenizer.get_vocab_size())
-    train(model, make_vocabulary(tokenizer), chosen.steps, chosen.seed)
+    model = make_model(tokenizer.get_vocab_size(), PHASES[0].num_layers)
+    for index, phase in enumerate(PHASES):
+        model = grow(model, phase.num_layers)
+        num_steps = chosen.steps or phase.num_steps
+        train(model, make_vocabulary(tokenizer), phase.stages, num_steps, chosen.seed + index)
     write_encoder(model, tokenizer, chosen.out)
 
 

@@ -75,7 +75,6 @@ YES_NO: dict[tuple[str, str], str] = {
     ("pet", "animal"): "Does {s} have a {value}?",
     ("meal", "food"): "Does {s} like {value}?",
     ("thing", "thing"): "Does {s} keep a {value}?",
-    ("friend", "friend"): "Is {value} {p} best friend?",
     ("music", "instrument"): "Does {s} play the {value}?",
 }
 WHO: dict[tuple[str, str], str] = {

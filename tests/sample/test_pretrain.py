@@ -1,26 +1,20 @@
-"""The bundled encoder loads and is small; its training text hides only what can be found."""
+"""The bundled encoder loads and is small; the script that made it runs, and grows a model."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
 import qa_dist.sample
 from qa_dist.sample import pretrain
 from qa_dist.sample.make_data import NUM_STORIES, SEED
-from qa_dist.sample.pretrain import NO_LABEL, STAGES
-from qa_dist.sample.vocabulary import CLS, MASK, SEP, Vocabulary, make_tokenizer, make_vocabulary
+from qa_dist.sample.vocabulary import make_tokenizer, make_vocabulary
 
 ENCODER = Path(qa_dist.sample.__file__).parent / "encoder"
-
-
-@pytest.fixture(scope="module")
-def vocabulary() -> Vocabulary:
-    return make_vocabulary(make_tokenizer())
 
 
 def test_the_encoder_is_small() -> None:
@@ -47,43 +41,30 @@ def test_the_encoder_loads_as_a_float32_bert_with_a_fast_tokenizer() -> None:
     assert hidden.shape == (1, len(ids), 128)
 
 
-def test_texts_are_laid_out_as_in_fine_tuning(vocabulary: Vocabulary) -> None:
-    for text in pretrain.make_texts(random.Random(2), vocabulary, STAGES[-1]):
-        assert text.token_ids[0] == CLS
-        assert text.token_ids[-1] == SEP
-        assert text.token_ids[text.story_start - 1] == SEP
-        num_segments = text.token_ids.count(SEP)
-        assert num_segments in (2, 3, 4, 5, 6, 7)
-        assert len(text.token_ids) == len(text.labels) == len(text.weights) <= pretrain.LONGEST
-
-
-def test_a_hidden_value_is_still_to_be_found_on_the_other_side(
-    vocabulary: Vocabulary,
-) -> None:
-    num_checked = 0
-    values = set(vocabulary.values)
-    for text in pretrain.make_texts(random.Random(3), vocabulary, STAGES[-1]):
-        sides = (text.token_ids[: text.story_start], text.token_ids[text.story_start :])
-        for position, label in enumerate(text.labels):
-            is_copy = position > 0 and label in values and text.weights[position] == 1.0
-            if is_copy and text.token_ids[position] == MASK:
-                assert label in sides[position < text.story_start]
-                num_checked += 1
-    assert num_checked > 8
-
-
-def test_only_a_question_without_answer_is_recalled_at_cls(vocabulary: Vocabulary) -> None:
-    texts = list(pretrain.make_texts(random.Random(4), vocabulary, STAGES[-1]))
-    recalled = [text for text in texts if text.labels[0] != NO_LABEL]
-    assert 0 < len(recalled) < len(texts)
-    for text in recalled:
-        question_mark = vocabulary.encode("?")[0]
-        assert text.token_ids[text.story_start - 2] in (question_mark, MASK)
-
-
 def test_pre_training_reads_another_seed_than_the_bundled_files() -> None:
     bundled = [100 * SEED + index for index in range(len(NUM_STORIES))]
-    assert pretrain.SEED not in bundled
+    assert not {pretrain.SEED + index for index in range(len(pretrain.PHASES))} & set(bundled)
+
+
+def test_a_grown_model_at_first_computes_nearly_the_same() -> None:
+    small = pretrain.make_model(40, num_layers=1)
+    grown = pretrain.grow(small, num_layers=2)
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        before, after = small(input_ids=ids).logits, grown(input_ids=ids).logits
+    assert grown.config.num_hidden_layers == 2
+    assert (before - after).abs().max() < 1e-3
+
+
+def test_positions_start_as_sinusoids_and_shifted_texts_use_late_ones() -> None:
+    vocabulary = make_vocabulary(make_tokenizer())
+    short = pretrain.PHASES[0].stages[2]
+    rng = random.Random(0)
+    positions = next(pretrain.make_batches(rng, vocabulary, (replace(short, until=1.0),), 1))[3]
+    assert positions.shape[0] == pretrain.BATCH_SIZE
+    assert (positions.diff(dim=1) == 1).all()
+    assert positions.max() > positions.shape[1]
+    assert positions.max() < pretrain.LONGEST
 
 
 def test_two_steps_train_and_write_a_folder_that_loads(tmp_path: Path) -> None:

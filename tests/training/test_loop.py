@@ -289,7 +289,9 @@ def test_each_line_holds_the_mean_loss_of_its_steps(make: Make) -> None:
         assert loss == pytest.approx((fine[step - 1] + fine[step]) / 2, rel=1e-5)
 
 
-def test_a_coarser_log_after_a_stop_still_holds_means(make: Make, monkeypatch) -> None:
+def test_a_coarser_log_after_a_stop_still_holds_means(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     training = make("train.log_every_steps=5", "train.checkpoint_every_steps=100")
     monkeypatch.setattr(training.engine, "should_stop", lambda: training.progress.step == 3)
     assert training.run_to_end() == "stopped"
