@@ -1,6 +1,7 @@
 """Processes of this machine, by /proc: is one still alive, and which ones did it start.
 
-A process that has ended but wasn't reaped yet (a zombie) still answers to signal 0; here it counts as gone.
+A process that has ended but wasn't reaped yet (a zombie) still answers to signal 0; here it counts
+as gone.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ def is_alive(pid: int) -> bool:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the processes that the main thread of process `pid` started and that weren't reaped."""
+    """Return the processes that the main thread of `pid` started and that weren't reaped."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
     try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [int(word) for word in path.read_text().split()]
     except OSError:
         return []
 

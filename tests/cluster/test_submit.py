@@ -1,4 +1,4 @@
-"""Elements as local processes: a few at once, each on its GPU, stopped in order, named if they fail.
+"""Elements as local processes: a few at once, each on its GPU, stopped in order, named by error.
 
 Most tests put a `sleep` or a shell in the place of submitit's controller; one runs the real thing.
 """

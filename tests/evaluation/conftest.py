@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,7 +57,7 @@ def new_run(
     small_files: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[NewRun]:
-    """Make a run of a kind of data with a noisy checkpoint at step 8, prepared in so many shards."""
+    """Make a run of a kind of data in so many shards, with a noisy checkpoint at step 8."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
 
@@ -98,5 +97,5 @@ def evaluated(new_run: NewRun) -> RunDir:
 def copied(evaluated: RunDir, tmp_path: Path) -> RunDir:
     """A copy of that run, to be damaged."""
     shutil.copytree(evaluated.root, tmp_path / "main")
-    os.chmod(tmp_path / "main", 0o700)
+    (tmp_path / "main").chmod(0o700)
     return RunDir(tmp_path / "main")

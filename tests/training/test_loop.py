@@ -46,7 +46,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def make(launch_words: list[str], tmp_path: Path, one_thread: None) -> Iterator[Make]:
-    """Make the Training of a new run with some settings changed; its engine is closed at the end."""
+    """Make the Training of a new run with some settings changed; engines are closed at the end."""
     with ExitStack() as stack:
 
         def make(*more: str) -> Training:
