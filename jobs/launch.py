@@ -2,8 +2,8 @@
 
     python jobs/launch.py recipe=tiny_coqa profile=local
 
-Does only what is missing: the same command goes on after an interruption and says so when all is done. Bad input ends
-with status 2 and one message before anything is written or started.
+Does only what is missing: the same command goes on after an interruption and says so when all is
+done. Bad input ends with status 2 and one message before anything is written or started.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ LAUNCH_KEYS = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Return the exit status: 0 done, 1 a stage failed, 2 bad input, 75 stopped in order (launch again)."""
+    """Return the exit status: 0 done, 1 a stage failed, 2 bad input, 75 stopped in order (launch
+    again)."""
     if not argv or any(word in ("-h", "--help", "help") for word in argv):
         print_help()
         return 0
@@ -111,8 +112,10 @@ def launch(keys: dict[str, str], overrides: list[str]) -> int:
     most = max(1, recipe.train.min_micro_batches_per_step)
     if place.num_ranks > most:
         raise InputError(
-            f"train.min_micro_batches_per_step={most}: {place.num_ranks} ranks can't share a step that is cut into "
-            f"fewer micro-batches; give train.min_micro_batches_per_step={place.num_ranks} (or fewer ranks)"
+            f"train.min_micro_batches_per_step={most}: {place.num_ranks} ranks can't share a step "
+            "that is cut into "
+            f"fewer micro-batches; give train.min_micro_batches_per_step={place.num_ranks} (or "
+            "fewer ranks)"
         )
     plan = make_plan(recipe, Path(keys.get("prepared_dir", "prepared")).absolute())
     if is_dry:
@@ -146,7 +149,8 @@ def run_launch(
     name = check_name(keys.get("name", "debug" if profile.where == "process" else "main"), "name")
     run = pipeline.open_root(Path(keys.get("runs_dir", "runs")).absolute(), name, recipe.name)
     with locked(run.root / "launch.lock", "this run is being launched"):
-        # A launcher that was killed may have left a training process that is just saving and ending.
+        # A launcher that was killed may have left a training process that is just saving and
+        # ending.
         with locked(run.root / "train.lock", "this run is being trained", 120, console.print):
             fresh_data = plan.prepared(recipe.data.num_shards, place.max_parallel)
             prepared = pipeline.open_run(run, recipe, plan, fresh_data, is_fresh)
@@ -179,7 +183,8 @@ def read_profile(keys: dict[str, str]) -> Profile:
         name = "local"
         if has_slurm:
             raise InputError(
-                "profile=auto: this machine has SLURM, which this version doesn't submit to yet; give profile=local "
+                "profile=auto: this machine has SLURM, which this version doesn't submit to yet; "
+                "give profile=local "
                 "to run on this very machine"
             )
     overrides = [f"{k}={keys[k]}" for k in ("gpus_per_node", "ranks_per_node") if k in keys]
@@ -187,7 +192,8 @@ def read_profile(keys: dict[str, str]) -> Profile:
     nodes = read_count(keys, "nodes", 1)
     if nodes > 1:
         raise InputError(
-            f"nodes={nodes}: profile={name} runs on this machine alone, and several nodes need SLURM"
+            f"nodes={nodes}: profile={name} runs on this machine alone, and several nodes need "
+            "SLURM"
             + ("" if has_slurm else " (there is no `sbatch` on this machine's PATH)")
             + f". Launch it on a cluster's login node, or here with nodes=1 ranks_per_node={nodes}"
         )

@@ -1,4 +1,5 @@
-"""What a launch would do, for dry_run=true: stages, shards, steps, windows and memory, estimated without a tokenizer.
+"""What a launch would do, for dry_run=true: stages, shards, steps, windows and memory, estimated
+without a tokenizer.
 
 Reads a sample of records and the encoder's config.json; writes nothing, loads no torch.
 """
@@ -40,8 +41,10 @@ def print_forecast(
     num_eval = (shards - prepared.num_shards["train"]) * checkpoints
     missing = sum(len(prepared.missing(split)) for split in prepared.num_shards)
     elements = {
-        "prepare": f"{shards} shards, {missing} to make, {place.max_parallel} at once; {prepared.folder}",
-        "train": f"about {steps:,} steps of {recipe.train.batch_windows} windows, {place.num_ranks} ranks, "
+        "prepare": f"{shards} shards, {missing} to make, {place.max_parallel} at once; "
+        "{prepared.folder}",
+        "train": f"about {steps:,} steps of {recipe.train.batch_windows} windows, "
+        "{place.num_ranks} ranks, "
         f"{place.num_gpus or 'no'} GPUs; about {memory_gb(recipe):.1f} GB per rank",
         "evaluate": f"up to {num_eval} elements (checkpoint x shard), {place.max_parallel} at once",
         "aggregate": "1 element",
@@ -51,7 +54,8 @@ def print_forecast(
         print(f"  {stage:10s} {elements[stage]}")
     for split, num in plan.num_questions.items():
         print(
-            f"{split}: {num:,} questions, about {windows[split]:,} windows in {prepared.num_shards[split]} shards"
+            f"{split}: {num:,} questions, about {windows[split]:,} windows in "
+            f"{prepared.num_shards[split]} shards"
         )
     print("dry run: nothing was written")
 
@@ -74,7 +78,8 @@ def windows_per_question(recipe: Recipe, plan: Plan, split: str) -> float:
 
 
 def memory_gb(recipe: Recipe) -> float:
-    """Return about the memory of one rank: state of all parameters, and activations of one micro-batch; in GB."""
+    """Return about the memory of one rank: state of all parameters, and activations of one
+    micro-batch; in GB."""
     config = read_model_config(recipe.model.name)
     hidden = int(config.get("hidden_size", 768))
     inner = int(config.get("intermediate_size", 4 * hidden))

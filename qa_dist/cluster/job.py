@@ -1,7 +1,9 @@
-"""One array element of a stage, as a process runs it: find the run on disk, do the element, leave a clear word.
+"""One array element of a stage, as a process runs it: find the run on disk, do the element, leave a
+clear word.
 
-What submitit pickles is a StageJob: a stage's name, paths and numbers, nothing else. The process's own log goes to
-logs/<stage>-<element>-<attempt>-<rank>.{out,err}; a failure ends up in status/<stage>-<element>.json.
+What submitit pickles is a StageJob: a stage's name, paths and numbers, nothing else. The process's
+own log goes to logs/<stage>-<element>-<attempt>-<rank>.{out,err}; a failure ends up in
+status/<stage>-<element>.json.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class StopAskedError(BaseException):
 
 
 def run_stage(stage: str, run: RunDir, element: int) -> str:
-    """Do one element of a stage in this process; return "done", or "stopped" if a signal ended it in order."""
+    """Do one element of a stage in this process; return "done", or "stopped" if a signal ended it
+    in order."""
     # Imported here: a submit must not load torch.
     if stage == "prepare":
         from qa_dist.prepare import prepare_element
@@ -55,9 +58,11 @@ def run_stage(stage: str, run: RunDir, element: int) -> str:
 
 
 def report_failure(run: RunDir, stage: str, element: int, error: BaseException) -> None:
-    """Write a failure to the element's status file: the message of an error of ours, else the traceback's end.
+    """Write a failure to the element's status file: the message of an error of ours, else the
+    traceback's end.
 
-    That another rank is gone is only said where nobody said more: the one that failed first breaks its peers' calls.
+    That another rank is gone is only said where nobody said more: the one that failed first breaks
+    its peers' calls.
     """
     path = run.status_file(stage, element)
     facts = read_json_if_there(path) or {}
@@ -80,7 +85,8 @@ class StageJob:
     element: int
     attempt: int
     launcher_pid: int
-    """Stop in order when this process is gone (a launcher that was killed must not leave work behind); 0: don't."""
+    """Stop in order when this process is gone (a launcher that was killed must not leave work
+    behind); 0: don't."""
     master_port: int
     """Where ranks of one machine meet."""
     threads: int

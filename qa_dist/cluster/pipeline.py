@@ -1,7 +1,9 @@
-"""The stages of a run in order, each doing only what is missing: prepare -> train -> evaluate -> aggregate.
+"""The stages of a run in order, each doing only what is missing: prepare -> train -> evaluate ->
+aggregate.
 
-Opens a run's folder (or refuses: another recipe, another launch alive), runs the stages where the profile says, and
-tells what comes out. The disk decides what is missing, never a memory of an earlier launch.
+Opens a run's folder (or refuses: another recipe, another launch alive), runs the stages where the
+profile says, and tells what comes out. The disk decides what is missing, never a memory of an
+earlier launch.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -55,7 +56,8 @@ class Launch:
 def open_run(
     run: RunDir, recipe: Recipe, plan: Plan, prepared: Prepared, is_fresh: bool
 ) -> Prepared:
-    """Make the run's files, or check that those there are this very run's; return its prepared data.
+    """Make the run's files, or check that those there are this very run's; return its prepared
+    data.
 
     A new run takes `prepared`, an older one keeps what it was made with.
 
@@ -64,7 +66,8 @@ def open_run(
     saved = read_json_if_there(run.run_json)
     if saved is None and not is_fresh and run.checkpoints.exists():
         raise InputError(
-            f"{run.root}: has checkpoints but no run.json; give fresh=true to delete them and begin anew"
+            f"{run.root}: has checkpoints but no run.json; give fresh=true to delete them and "
+            "begin anew"
         )
     if saved and not is_fresh:
         saved_recipe = load_saved_recipe(run.recipe)
@@ -72,12 +75,14 @@ def open_run(
         there = saved["prepared"]["fingerprint"]
         if not differences and there != plan.fingerprint:
             differences = [
-                f"prepared data: {there} -> {plan.fingerprint} (the input or the tokenizer was changed)"
+                f"prepared data: {there} -> {plan.fingerprint} (the input or the tokenizer was "
+                "changed)"
             ]
         if differences:
             lines = "".join(f"\n  {line}" for line in differences)
             raise InputError(
-                f"{run.root}: this run was made with other settings; give name=... for another run beside it, or "
+                f"{run.root}: this run was made with other settings; give name=... for another "
+                "run beside it, or "
                 f"fresh=true to delete it and begin anew:{lines}"
             )
         if saved_recipe.evaluation != recipe.evaluation:
@@ -103,7 +108,8 @@ def open_run(
 
 
 def _clear(run: RunDir) -> None:
-    """Delete what a run has made, but nothing that we don't know: run.json first, so that nothing half gone counts."""
+    """Delete what a run has made, but nothing that we don't know: run.json first, so that nothing
+    half gone counts."""
     run.run_json.unlink(missing_ok=True)
     for path in (run.recipe, run.scalars):
         path.unlink(missing_ok=True)
@@ -120,7 +126,8 @@ def _clear(run: RunDir) -> None:
 
 
 def _forget_evaluation(run: RunDir) -> None:
-    """Un-mark what was evaluated with other settings: it is made anew, and replaced file by file."""
+    """Un-mark what was evaluated with other settings: it is made anew, and replaced file by
+    file."""
     run.status_file("aggregate", 0).unlink(missing_ok=True)
     for marker in run.predictions.glob("step-*/*-*-of-*.json"):
         marker.unlink()
@@ -153,11 +160,9 @@ def run_stages(launch: Launch, plan: Plan, prepared: Prepared, stages: Sequence[
         else:
             launch.console.print(f"{stage}: nothing to do, it is all there", highlight=False)
         if stage == "prepare" and missing:
-            for split in prepared.num_shards:
-                windows = summarize(prepared, split)
-                show.show_prepared(
-                    launch.console, split, windows, _share(windows, prepared, seconds)
-                )
+            summaries = {split: summarize(prepared, split) for split in prepared.num_shards}
+            rate = sum(int(summary["windows"]) for summary in summaries.values()) / seconds
+            show.show_prepared(launch.console, summaries, rate)
     return "done"
 
 
@@ -169,12 +174,6 @@ def _missing(run: RunDir, prepared: Prepared) -> dict[str, Callable[[], Sequence
         "evaluate": lambda: _missing_predictions(run),
         "aggregate": lambda: [] if _is_aggregated(run) else [0],
     }
-
-
-def _share(summary: dict[str, Any], prepared: Prepared, seconds: float) -> float:
-    """Return the part of the stage's wall time that fell to a split, by its windows."""
-    total = sum(int(summarize(prepared, split)["windows"]) for split in prepared.num_shards)
-    return seconds * float(summary["windows"]) / max(1, total)
 
 
 def _run_stage(
@@ -255,7 +254,8 @@ def report(run: RunDir, recipe: Recipe, console: Console) -> None:
         f"predictions:  {folder}/predictions/{paths[-1].stem}/official.json (the official format)",
         f"TensorBoard:  tensorboard --logdir {folder}/tensorboard",
         "again:        the same command; it does only what is missing",
-        "next:         python jobs/launch.py recipe=? lists all recipes; add dry_run=true to see what one would do",
+        "next:         python jobs/launch.py recipe=? lists all recipes; add dry_run=true to see "
+        "what one would do",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 

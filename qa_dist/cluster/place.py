@@ -1,4 +1,5 @@
-"""What this machine gives to a run: cores, GPUs, ranks, how many array elements at once. No torch: asked by a submit."""
+"""What this machine gives to a run: cores, GPUs, ranks, how many array elements at once. No torch:
+asked by a submit."""
 
 from __future__ import annotations
 
@@ -12,20 +13,23 @@ from qa_dist.records import InputError
 
 
 def find_place(profile: Profile) -> Place:
-    """Return what a profile takes of this machine. Raises InputError if it asks for more than there is."""
+    """Return what a profile takes of this machine. Raises InputError if it asks for more than there
+    is."""
     num_cores = len(os.sched_getaffinity(0))
     num_there = count_gpus()
     num_gpus = num_there if profile.gpus_per_node < 0 else profile.gpus_per_node
     if num_gpus > num_there:
         raise InputError(
-            f"gpus_per_node={num_gpus}: this machine shows {num_there} GPUs (nvidia-smi -L); give gpus_per_node={num_there}"
+            f"gpus_per_node={num_gpus}: this machine shows {num_there} GPUs (nvidia-smi -L); give "
+            f"gpus_per_node={num_there}"
         )
     num_ranks = profile.ranks_per_node or max(1, num_gpus)
     if profile.where == "process":
         num_ranks, num_gpus = 1, min(num_gpus, 1)
     if num_gpus and num_ranks != num_gpus:
         raise InputError(
-            f"ranks_per_node={num_ranks} with gpus_per_node={num_gpus}: each rank takes one GPU; give equal numbers, or "
+            f"ranks_per_node={num_ranks} with gpus_per_node={num_gpus}: each rank takes one GPU; "
+            "give equal numbers, or "
             "gpus_per_node=0 to train on the CPU"
         )
     return Place(num_ranks, num_gpus, profile.max_parallel or num_cores, num_cores)

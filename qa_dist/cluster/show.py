@@ -1,7 +1,8 @@
-"""What a person sees in the terminal: plan, progress of each stage, summary of prepared data, table of scores.
+"""What a person sees in the terminal: plan, progress of each stage, summary of prepared data, table
+of scores.
 
-rich where stdout is a terminal, plain lines where it isn't (a log file, a pipe). Reads dicts, writes text; knows no
-files and no stages.
+rich where stdout is a terminal, plain lines where it isn't (a log file, a pipe). Reads dicts,
+writes text; knows no files and no stages.
 """
 
 from __future__ import annotations
@@ -80,30 +81,34 @@ class StageProgress:
             self._console.print(f"{self._stage}: {state} after {seconds:.1f} s", highlight=False)
 
 
-def show_prepared(console: Console, split: str, summary: Mapping[str, Any], seconds: float) -> None:
-    """Print what was prepared: counts, lengths, speed, what was dropped, and the ceiling."""
-    speed = f", {summary['windows'] / seconds:,.0f} windows/s" if seconds > 0 else ""
-    console.print(
-        f"  {split}: {summary['examples']:,} examples, {summary['windows']:,} windows{speed}; tokens: mean "
-        f"{summary['tokens_mean']:.0f}, 95 % under {summary['tokens_p95']}, longest {summary['tokens_max']}; "
-        f"{summary['bytes'] / max(1, summary['windows']):,.0f} bytes per window",
-        highlight=False,
-    )
-    console.print(
-        f"  {split}: ceiling (the targets themselves against the references): EM {summary['ceiling_em']:.1f}, "
-        f"F1 {summary['ceiling_f1']:.1f}; {summary['cut_questions']:,} questions with history cut short",
-        highlight=False,
-    )
-    for reason, (count, ids) in sorted(summary["dropped"].items()):
-        console.print(
-            f"  {split}: reported {count:,}: {escape(reason)} (first: {escape(', '.join(ids))})",
-            highlight=False,
+def show_prepared(
+    console: Console, summaries: Mapping[str, Mapping[str, Any]], windows_per_s: float
+) -> None:
+    """Print what was prepared: counts, lengths, ceiling, what was dropped; and how fast it was."""
+
+    def say(text: str) -> None:
+        console.print(f"  {escape(text)}", highlight=False, soft_wrap=True)
+
+    for split, facts in summaries.items():
+        say(
+            f"{split}: {facts['examples']:,} examples, {facts['windows']:,} windows; tokens: mean "
+            f"{facts['tokens_mean']:.0f}, 95 % under {facts['tokens_p95']}, longest "
+            f"{facts['tokens_max']}; {facts['bytes'] / max(1, facts['windows']):,.0f} bytes per "
+            "window"
         )
-    if summary.get("doubled_ids"):
-        console.print(
-            f"  {split}: {summary['doubled_ids']} question ids occur more than once; each counts once in the scores",
-            highlight=False,
+        say(
+            f"{split}: ceiling (the targets themselves against the references): EM "
+            f"{facts['ceiling_em']:.1f}, F1 {facts['ceiling_f1']:.1f}; {facts['cut_questions']:,} "
+            "questions with history cut short"
         )
+        for reason, (count, ids) in sorted(facts["dropped"].items()):
+            say(f"{split}: reported {count:,}: {reason} (first: {', '.join(ids)})")
+        if facts.get("doubled_ids"):
+            say(
+                f"{split}: {facts['doubled_ids']} question ids occur more than once; each counts "
+                "once in the scores"
+            )
+    say(f"{windows_per_s:,.0f} windows/s, start of the processes included")
 
 
 def show_scores(console: Console, scores: Mapping[str, Any], recipe: str) -> None:

@@ -1,7 +1,9 @@
-"""Run the elements of a stage: in this very process, or as local processes through submitit, a few at a time.
+"""Run the elements of a stage: in this very process, or as local processes through submitit, a few
+at a time.
 
-In: a run, a stage and the numbers of its elements. Out: how each ended, read from status/*.json, which is the truth;
-submitit's pickles are advisory. Must not know what the stages do, and not import torch.
+In: a run, a stage and the numbers of its elements. Out: how each ended, read from status/*.json,
+which is the truth; submitit's pickles are advisory. Must not know what the stages do, and not
+import torch.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ Show = Callable[[dict[int, dict[str, Any]]], None]
 
 
 def run_in_process(run: RunDir, stage: str, elements: Sequence[int], show: Show) -> Outcome:
-    """Run a stage's elements one by one in this process, so that breakpoint() works; errors pass through."""
+    """Run a stage's elements one by one in this process, so that breakpoint() works; errors pass
+    through."""
     for element in elements:
         try:
             state = run_stage(stage, run, element)
@@ -68,13 +71,15 @@ def run_in_process(run: RunDir, stage: str, elements: Sequence[int], show: Show)
 def run_local(
     run: RunDir, stage: str, elements: Sequence[int], attempt: int, place: Place, show: Show
 ) -> Outcome:
-    """Run a stage's elements as local processes, at most `place.max_parallel` at once (submitit starts all at once).
+    """Run a stage's elements as local processes, at most `place.max_parallel` at once (submitit
+    starts all at once).
 
-    `show` is called with the status of each element some times a second. Ctrl-C, SIGTERM, SIGUSR2 or SIGHUP stop the
-    processes in order; so does an exception, after which they end by themselves.
+    `show` is called with the status of each element some times a second. Ctrl-C, SIGTERM, SIGUSR2
+    or SIGHUP stop the processes in order; so does an exception, after which they end by themselves.
     """
     for element, status in _statuses(run, stage, elements).items():
-        # What an earlier training saved stays known; how an earlier attempt ended doesn't count any more.
+        # What an earlier training saved stays known; how an earlier attempt ended doesn't count any
+        # more.
         known = {k: v for k, v in status.items() if stage == "train" and k in ("saved_step", "of")}
         write_status(run.status_file(stage, element), {**known, "state": "waiting", "step": 0})
     waiting, jobs = list(elements), _Jobs(run, stage, attempt, place, len(elements))
@@ -170,9 +175,11 @@ def _submit(job: StageJob, folder: Path, num_tasks: int) -> Any:
 
     executor = submitit.LocalExecutor(folder=folder)
     executor.update_parameters(tasks_per_node=num_tasks, timeout_min=60 * 24 * 30)
-    # The job's processes import this very code, wherever the launch was called from and whether or not it's installed.
+    # The job's processes import this very code, wherever the launch was called from and whether or
+    # not it's installed.
     path = os.environ.get("PYTHONPATH")
-    # Ctrl-C reaches the whole foreground group; children ignore it and get SIGTERM from us instead, once.
+    # Ctrl-C reaches the whole foreground group; children ignore it and get SIGTERM from us instead,
+    # once.
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(_CODE), *([path] if path else [])])
     try:

@@ -1,8 +1,9 @@
 """Predictions of all elements -> scores/step-*.json and TensorBoard at the checkpoint's own step.
 
-Every question's scores are kept by id and summed exactly (math.fsum), so that 1, 2 or 7 shards give the same last
-digit; an id counts once; if any is missing there is no total. Run again, it writes the same. The no-answer threshold
-is reported thrice: at 0, tuned on held-out training groups, and "oracle" (chosen on dev: an upper bound).
+Every question's scores are kept by id and summed exactly (math.fsum), so that 1, 2 or 7 shards give
+the same last digit; an id counts once; if any is missing there is no total. Run again, it writes
+the same. The no-answer threshold is reported thrice: at 0, tuned on held-out training groups, and
+"oracle" (chosen on dev: an upper bound).
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class _Questions:
 
 
 def aggregate(run: RunDir) -> list[int]:
-    """Score every evaluated checkpoint; return the steps. Raises InputError naming what is missing."""
+    """Score every evaluated checkpoint; return the steps. Raises InputError naming what is
+    missing."""
     recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
     task = TASKS[recipe.sources[0].task]
     steps = _evaluated_steps(run, prepared)
@@ -96,7 +98,8 @@ def aggregate(run: RunDir) -> list[int]:
 
 
 def _evaluated_steps(run: RunDir, prepared: Prepared) -> list[int]:
-    """Return the steps to score: of all checkpoints there, and of deleted ones whose predictions are complete."""
+    """Return the steps to score: of all checkpoints there, and of deleted ones whose predictions
+    are complete."""
     shards = [
         path.name
         for s in ("heldout", "dev")
@@ -208,7 +211,8 @@ def _facet_row(kind: str, value: str) -> str:
 
 
 def _read_questions(run: RunDir, prepared: Prepared, step: int, split: str) -> _Questions:
-    """Read all predictions of a split, each id once. Raises InputError naming shards or questions without any."""
+    """Read all predictions of a split, each id once. Raises InputError naming shards or questions
+    without any."""
     rows: dict[str, dict[str, Any]] = {}
     expected: set[str] = set()
     unfinished = []
@@ -224,13 +228,16 @@ def _read_questions(run: RunDir, prepared: Prepared, step: int, split: str) -> _
                 rows.setdefault(row["id"], row)
     if unfinished:
         raise InputError(
-            f"{step_name(step)}: no total, since {len(unfinished)} of {prepared.num_shards[split]} shards of {split} "
-            f"have no predictions: {_some(unfinished)}. Launch the run again: it evaluates what is missing"
+            f"{step_name(step)}: no total, since {len(unfinished)} of "
+            f"{prepared.num_shards[split]} shards of {split} "
+            f"have no predictions: {_some(unfinished)}. Launch the run again: it evaluates what "
+            "is missing"
         )
     missing = sorted(expected - rows.keys())
     if missing:
         raise InputError(
-            f"{step_name(step)}: no total, since {len(missing)} questions have no prediction: {_some(missing)}"
+            f"{step_name(step)}: no total, since {len(missing)} questions have no prediction: "
+            f"{_some(missing)}"
         )
     return _to_arrays([rows[i] for i in sorted(expected)])
 
@@ -260,7 +267,8 @@ def _to_arrays(rows: Sequence[Mapping[str, Any]]) -> _Questions:
 def _write_official(
     run: RunDir, task: Task, step: int, questions: _Questions, threshold: float
 ) -> None:
-    """Write predictions in the official script's format, so that anyone can score them again (jobs/score.py)."""
+    """Write predictions in the official script's format, so that anyone can score them again
+    (jobs/score.py)."""
     folder = run.predictions / step_name(step)
     texts = [
         task.NULL_TEXT if odds > threshold else text

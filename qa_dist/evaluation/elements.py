@@ -1,4 +1,5 @@
-"""The elements of the evaluate array, (checkpoint x shard), and which of them are done. No torch: a submit asks too."""
+"""The elements of the evaluate array, (checkpoint x shard), and which of them are done. No torch: a
+submit asks too."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from qa_dist.run_dir import RunDir, step_name
 
 
 def finished_steps(run: RunDir) -> list[int]:
-    """Return the steps of the checkpoints that carry a marker, ascending; what they hold isn't verified here."""
+    """Return the steps of the checkpoints that carry a marker, ascending; what they hold isn't
+    verified here."""
     names = [path.name for path in run.checkpoints.glob("step-*") if read_marker(path) is not None]
     return sorted(
         int(name[5:]) for name in names if name[5:].isdigit() and name == step_name(int(name[5:]))

@@ -1,7 +1,9 @@
-"""Checkpoint x shard -> predictions with each question's scores: what one element of the evaluate array does.
+"""Checkpoint x shard -> predictions with each question's scores: what one element of the evaluate
+array does.
 
-Weights and a prepared shard in; one JSON line per question out (id, n best, null odds, EM and F1 if answered and if
-not), then a marker. A question's windows are all in its shard, so elements share nothing and can be redone alone.
+Weights and a prepared shard in; one JSON line per question out (id, n best, null odds, EM and F1 if
+answered and if not), then a marker. A question's windows are all in its shard, so elements share
+nothing and can be redone alone.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import torch
 from qa_dist import faults
 from qa_dist.checkpoint import load_model_state
 from qa_dist.data.collate import Batch, collate
+from qa_dist.data.order import PAD_MULTIPLE
 from qa_dist.data.prepared import read_prepared, read_template
 from qa_dist.data.shards import Shard, Split, open_split, verify_shards
 from qa_dist.evaluation.elements import elements, is_evaluated, marker_file
@@ -40,7 +43,8 @@ from qa_dist.text.metrics import question_scores
 
 
 def evaluate_element(run: RunDir, element: int) -> None:
-    """Predict and score one shard with one checkpoint; do nothing if it is done. Raises InputError."""
+    """Predict and score one shard with one checkpoint; do nothing if it is done. Raises
+    InputError."""
     step, split, shard_name = elements(run)[element]
     num_windows = 0
     if not is_evaluated(run, step, shard_name):
@@ -137,7 +141,8 @@ class _Predictor:
                 next_example += 1
 
     def _batches(self) -> Iterator[list[int]]:
-        """Yield window numbers in batches of like length, within some thousands of neighbours: little padding."""
+        """Yield window numbers in batches of like length, within some thousands of neighbours:
+        little padding."""
         lengths = self.shard["window_length"]
         pool = 4096
         for first in range(0, self.shard.num_windows, pool):
@@ -146,7 +151,8 @@ class _Predictor:
             )
             at = 0
             while at < len(order):
-                count = max(1, self.settings.batch_tokens // int(lengths[order[at]]))
+                width = -(-int(lengths[order[at]]) // PAD_MULTIPLE) * PAD_MULTIPLE
+                count = max(1, self.settings.batch_tokens // width)
                 yield order[at : at + count].tolist()
                 at += count
 
@@ -217,7 +223,8 @@ class _Predictor:
 def _span_candidates(
     shard: Shard, window: int, scores: Any, firsts: Any, lasts: Any
 ) -> Iterator[Candidate]:
-    """Yield the spans with a finite score as text of the context; `firsts` and `lasts` count in the context."""
+    """Yield the spans with a finite score as text of the context; `firsts` and `lasts` count in the
+    context."""
     context = int(shard["example_context"][shard["window_example"][window]])
     char_starts, char_ends = shard.char_spans(context)
     text = shard.context_text(context)

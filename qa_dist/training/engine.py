@@ -1,8 +1,8 @@
 """Ranks, devices and precision behind a few calls: the only place that knows Accelerate.
 
-In: the environment that the launcher set (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Out: a prepared
-model, backward with one gradient exchange per step, small reductions, and the flag "someone asked us to stop". Must
-not know what is trained.
+In: the environment that the launcher set (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT).
+Out: a prepared model, backward with one gradient exchange per step, small reductions, and the flag
+"someone asked us to stop". Must not know what is trained.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class LostRankError(Exception):
 
 
 def resolve_precision(precision: str) -> str:
-    """Return "bf16" or "fp32"; "auto" is bf16 where the processor computes it natively, else fp32."""
+    """Return "bf16" or "fp32"; "auto" is bf16 where the processor computes it natively, else
+    fp32."""
     if precision != "auto":
         return precision
     if torch.cuda.is_available():
@@ -56,7 +57,8 @@ class Engine:
         if on_cpu:
             local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world_size)))
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
-        # Encoders' buffers are constants (position ids); sending them would be a collective in each forward.
+        # Encoders' buffers are constants (position ids); sending them would be a collective in each
+        # forward.
         handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
         if self.world_size > 1:
             backend, timeout = "gloo" if on_cpu else "nccl", timedelta(seconds=timeout_s)
@@ -80,9 +82,11 @@ class Engine:
     def backward(
         self, model: nn.Module, compute_loss: Callable[[], torch.Tensor], is_last: bool
     ) -> torch.Tensor:
-        """Compute a micro-batch's loss and add its gradients; exchange gradients on the step's last one only.
+        """Compute a micro-batch's loss and add its gradients; exchange gradients on the step's last
+        one only.
 
-        The loss is already divided by the step's global count; DDP averages over ranks, hence the factor.
+        The loss is already divided by the step's global count; DDP averages over ranks, hence the
+        factor.
         """
         with nullcontext() if is_last else self._accelerator.no_sync(model):
             loss = compute_loss()
@@ -107,12 +111,19 @@ class Engine:
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
 
+    def gather(self, value: Any) -> list[Any]:
+        """Return each rank's value, by rank, on each rank."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            torch.distributed.all_gather_object(values, value)
+        return values
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world_size > 1:
             torch.distributed.barrier()
 
-    # -- other ranks -----------------------------------------------------------------------------------------------
+    # -- other ranks -------------------------------------------------------------------------------
 
     def _find_peers(self) -> list[tuple[str, int]]:
         """Return (host, process) of each rank."""
@@ -124,7 +135,8 @@ class Engine:
         return peers
 
     def lost_rank(self, error: RuntimeError) -> LostRankError | None:
-        """Return what a failed collective means: which ranks are gone; None if `error` isn't one."""
+        """Return what a failed collective means: which ranks are gone; None if `error` isn't
+        one."""
         is_collective = isinstance(error, torch.distributed.DistError) or any(
             word in str(error).lower() for word in ("gloo", "nccl")
         )
@@ -146,10 +158,11 @@ class Engine:
         host = socket.gethostname()
         return [r for r, (h, pid) in enumerate(self._peers) if h == host and not is_alive(pid)]
 
-    # -- stop ------------------------------------------------------------------------------------------------------
+    # -- stop --------------------------------------------------------------------------------------
 
     def watch_for_stop(self) -> None:
-        """From now on a stop signal only sets a flag; all ranks agree on it at the next step boundary."""
+        """From now on a stop signal only sets a flag; all ranks agree on it at the next step
+        boundary."""
 
         def note(signum: int, frame: FrameType | None) -> None:
             self._stop_asked = True

@@ -1,8 +1,9 @@
 """The training loop: prepared shards in; checkpoints, scalars and a heartbeat out.
 
-Step s is a pure function of (data fingerprint, seed, s): its windows come from data/order.py, the generators are
-seeded anew before each micro-batch, the learning rate is a function of s. So a resume needs the newest checkpoint and
-nothing else, and 1, 2 or 4 ranks walk the same curve. Must not know SLURM, submitit or the launcher.
+Step s is a pure function of (data fingerprint, seed, s): its windows come from data/order.py, the
+generators are seeded anew before each micro-batch, the learning rate is a function of s. So a
+resume needs the newest checkpoint and nothing else, and 1, 2 or 4 ranks walk the same curve. Must
+not know SLURM, submitit or the launcher.
 """
 
 from __future__ import annotations
@@ -64,12 +65,14 @@ class DivergedError(Exception):
 
 @dataclass
 class Progress:
-    """What a checkpoint keeps beside weights and moments: all of it follows from the steps done so far."""
+    """What a checkpoint keeps beside weights and moments: all of it follows from the steps done so
+    far."""
 
     step: int = 0
     """Steps done."""
     windows_sha256: str = hashlib.sha256().hexdigest()
-    """Chained over the window numbers of all steps done: equal only if each step saw the same windows."""
+    """Chained over the window numbers of all steps done: equal only if each step saw the same
+    windows."""
     loss_sum: float = 0.0
     """Sum of the losses of the steps since scalars were last written."""
     loss_steps: int = 0
@@ -80,7 +83,8 @@ class Progress:
 
 
 def train(run: RunDir) -> str:
-    """Train the run from where it stands; return "done", or "stopped" after a signal (the state is saved).
+    """Train the run from where it stands; return "done", or "stopped" after a signal (the state is
+    saved).
 
     Raises InputError (prepared data missing, checkpoint of another run) and DivergedError.
     """
@@ -132,8 +136,10 @@ class Training:
         self.num_steps = count_steps(recipe, self.train_split.num_windows)
         if engine.world_size > max(1, settings.min_micro_batches_per_step):
             raise InputError(
-                f"train.min_micro_batches_per_step={settings.min_micro_batches_per_step}: {engine.world_size} ranks "
-                "can't share a step that is cut into fewer micro-batches; set it to the most ranks you will ever use"
+                f"train.min_micro_batches_per_step={settings.min_micro_batches_per_step}: "
+                f"{engine.world_size} ranks "
+                "can't share a step that is cut into fewer micro-batches; set it to the most "
+                "ranks you will ever use"
             )
         self.model = build_model(recipe.model, len(task.ANSWER_CLASSES), settings.seed)
         self.model.to(engine.device)
@@ -151,24 +157,22 @@ class Training:
         self.saved_step = 0  # of the newest checkpoint that this attempt found or wrote
 
     def _open_verified(self, prepared: Prepared, name: str) -> Split:
-        """Open a split whose bytes were compared with their hashes, each rank a share; all ranks fail together."""
+        """Open a split whose bytes were compared with their hashes, each rank a share; all ranks
+        fail together."""
         problem = ""
         split = prepared.open(name)
         try:
             verify_shards(path for _, path in self.engine.my_share(prepared.shards(name)))
         except BrokenFileError as error:
             problem = str(error)
-        num_broken = self.engine.sum_over_ranks(
-            torch.tensor([float(bool(problem))], device=self.engine.device)
-        )
-        if num_broken.item():
+        problems = [text for text in self.engine.gather(problem) if text]
+        if problems:
             raise InputError(
-                (problem or f"{prepared.folder}: another rank found a broken shard of {name}")
-                + ". Delete that folder and launch the run again: it is made anew"
+                f"{problems[0]}. Delete that folder and launch the run again: it is made anew"
             )
         return split
 
-    # -- the run ---------------------------------------------------------------------------------------------------
+    # -- the run -----------------------------------------------------------------------------------
 
     def run_to_end(self) -> str:
         """Resume, then batch, forward-backward, update, log, save, stop? for each step."""
@@ -214,7 +218,8 @@ class Training:
         return "done"
 
     def _resume(self) -> int | None:
-        """Load the newest valid checkpoint, chosen by rank 0; return its step, None for a new run."""
+        """Load the newest valid checkpoint, chosen by rank 0; return its step, None for a new
+        run."""
         history = read_json_if_there(self.run.status_file("train", 0)) or {}
         path = None
         if self.engine.rank == 0:
@@ -242,7 +247,7 @@ class Training:
         )
         return checkpoint.step
 
-    # -- one step --------------------------------------------------------------------------------------------------
+    # -- one step ----------------------------------------------------------------------------------
 
     def train_step(self, step: int, rate: float) -> torch.Tensor:
         """Do one optimizer update; return the gradient's norm before clipping: ()."""
@@ -260,7 +265,8 @@ class Training:
         engine.sum_over_ranks(step_loss)
         if faults.reach("train.gradient", step) == "nan":
             grad_norm = grad_norm * float("nan")
-        # From the first bad step on nothing is updated: on CUDA the host learns of it only when it next looks.
+        # From the first bad step on nothing is updated: on CUDA the host learns of it only when it
+        # next looks.
         is_bad = ~(torch.isfinite(grad_norm) & torch.isfinite(step_loss))
         self.bad_steps += is_bad | (self.bad_steps > 0)
         if engine.device.type == "cpu":
@@ -282,7 +288,8 @@ class Training:
     def _micro_batch(self, windows: Sequence[int], num_windows: int, is_last: bool) -> torch.Tensor:
         """Forward and backward of one micro-batch; return its share of the step's loss: ().
 
-        An empty one (the short last batch of an epoch) computes window 0 times zero, since all ranks must take part.
+        An empty one (the short last batch of an epoch) computes window 0 times zero, since all
+        ranks must take part.
         """
         is_empty = len(windows) == 0
         batch = collate(
@@ -300,7 +307,8 @@ class Training:
         return self.engine.backward(self.wrapped, compute_loss, is_last)
 
     def _loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Return a micro-batch's summed loss; `model` without DDP where ranks may differ in how often they call it."""
+        """Return a micro-batch's summed loss; `model` without DDP where ranks may differ in how
+        often they call it."""
         start, end = model(
             batch.input_ids, batch.token_type_ids, batch.attention_mask, batch.candidate_mask
         )
@@ -313,11 +321,13 @@ class Training:
             step = self.progress.step - num_bad + (self.engine.device.type == "cpu")
             windows = self.order.batch(step)[:8].tolist()
             raise DivergedError(
-                f"step {step}: loss or gradient isn't finite; no update was made and nothing was saved. Windows of "
-                f"that step begin with {windows}. Try a lower train.learning_rate, or train.precision=fp32"
+                f"step {step}: loss or gradient isn't finite; no update was made and nothing was "
+                "saved. Windows of "
+                f"that step begin with {windows}. Try a lower train.learning_rate, or "
+                "train.precision=fp32"
             )
 
-    # -- log, validate, save ---------------------------------------------------------------------------------------
+    # -- log, validate, save -----------------------------------------------------------------------
 
     def _log(
         self, scalars: ScalarWriter | None, rate: float, grad_norm: torch.Tensor, seconds: float
@@ -347,10 +357,11 @@ class Training:
             )
 
     def _validate_and_save(self, scalars: ScalarWriter | None, is_last: bool) -> None:
-        """Write a checkpoint; a periodic one (or the last) has a validation loss; then delete old ones.
+        """Write a checkpoint; a periodic one (or the last) has a validation loss; then delete old
+        ones.
 
-        One that is written only because of a stop goes with the next periodic one, so that an interrupted run leaves
-        the same checkpoints as an uninterrupted one.
+        One that is written only because of a stop goes with the next periodic one, so that an
+        interrupted run leaves the same checkpoints as an uninterrupted one.
         """
         progress, settings, engine = self.progress, self.recipe.train, self.engine
         is_periodic = is_last or progress.step % settings.checkpoint_every_steps == 0
@@ -389,7 +400,8 @@ class Training:
 
     @torch.no_grad()
     def validation_loss(self) -> float:
-        """Return the mean loss per window over a fixed sample of the dev windows; the same for any world size."""
+        """Return the mean loss per window over a fixed sample of the dev windows; the same for any
+        world size."""
         order = Order(
             self.order.fingerprint,
             seed=0,

@@ -1,7 +1,8 @@
-"""AdamW with no-decay groups, the learning rate as a function of the step, and the optimizer's state by name.
+"""AdamW with no-decay groups, the learning rate as a function of the step, and the optimizer's
+state by name.
 
-The state is kept under parameter names ("exp_avg/encoder..."), in no world size's layout, so that it is safetensors
-and can be read back on any number of ranks.
+The state is kept under parameter names ("exp_avg/encoder..."), in no world size's layout, so that
+it is safetensors and can be read back on any number of ranks.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def build_optimizer(model: nn.Module, train: Train) -> torch.optim.AdamW:
 
 
 def learning_rate(step: int, num_steps: int, train: Train) -> float:
-    """Return the rate of step `step` (from 0): linear warm-up, then linear fall to 0 after the last step."""
+    """Return the rate of step `step` (from 0): linear warm-up, then linear fall to 0 after the last
+    step."""
     warmup = train.warmup_steps or round(train.warmup_fraction * num_steps)
     if step < warmup:
         return train.learning_rate * (step + 1) / warmup

@@ -85,9 +85,9 @@ SUMMARY = {
 
 def test_prepared_data_is_summed_up() -> None:
     console, stream = make_console()
-    show_prepared(console, "train", SUMMARY, seconds=2.0)
+    show_prepared(console, {"train": SUMMARY}, windows_per_s=50.0)
     text = " ".join(stream.getvalue().split())
-    assert "1,200 examples, 1,500 windows, 750 windows/s" in text
+    assert "1,200 examples, 1,500 windows; tokens" in text and "50 windows/s" in text
     assert "mean 101, 95 % under 180, longest 256; 1,000 bytes per window" in text
     assert "EM 97.5, F1 98.2" in text and "7 questions with history cut short" in text
     assert "reported 2: answer not in [context] (first: a, b)" in text, "not taken for markup"
@@ -96,8 +96,8 @@ def test_prepared_data_is_summed_up() -> None:
 
 def test_nothing_prepared_divides_by_nothing() -> None:
     console, stream = make_console()
-    show_prepared(console, "dev", {**SUMMARY, "windows": 0, "dropped": {}}, seconds=0.0)
-    assert "windows/s" not in stream.getvalue()
+    show_prepared(console, {"dev": {**SUMMARY, "windows": 0, "dropped": {}}}, 0.0)
+    assert "0 windows; tokens" in stream.getvalue()
 
 
 def make_scores(**thresholds: float | None) -> dict[str, Any]:

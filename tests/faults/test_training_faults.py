@@ -173,7 +173,8 @@ def test_control_the_same_resume_with_all_mechanisms_is_equal(
 
 
 @pytest.mark.parametrize("stop", ["usr2", "term"])
-@pytest.mark.parametrize("step", [4, 5])  # saved at 5: only for the stop; at 6: periodic anyway
+# Saved at 5 and 7 only for the stop, at 6 anyway; 7 is among the newest two until the last.
+@pytest.mark.parametrize("step", [4, 5, 6])
 def test_t08_a_stop_signal_saves_at_the_next_step_and_ends_equal(
     case: Case, equal: Callable[[RunDir], bool], step: int, stop: str
 ) -> None:
