@@ -31,9 +31,8 @@ def print_forecast(
         split: round(num * windows_per_question(recipe, plan, split))
         for split, num in plan.num_questions.items()
     }
-    steps = recipe.train.max_steps or max(
-        1, round(recipe.train.epochs * windows["train"] / recipe.train.batch_windows)
-    )
+    steps_per_epoch = math.ceil(windows["train"] / recipe.train.batch_windows)
+    steps = recipe.train.max_steps or max(1, round(recipe.train.epochs * steps_per_epoch))
     checkpoints = min(
         math.ceil(steps / recipe.train.checkpoint_every_steps), recipe.train.keep_checkpoints + 1
     )
@@ -42,10 +41,10 @@ def print_forecast(
     missing = sum(len(prepared.missing(split)) for split in prepared.num_shards)
     elements = {
         "prepare": f"{shards} shards, {missing} to make, {place.max_parallel} at once; "
-        "{prepared.folder}",
+        f"{prepared.folder}",
         "train": f"about {steps:,} steps of {recipe.train.batch_windows} windows, "
-        "{place.num_ranks} ranks, "
-        f"{place.num_gpus or 'no'} GPUs; about {memory_gb(recipe):.1f} GB per rank",
+        f"{place.num_ranks} ranks, {place.num_gpus or 'no'} GPUs; about "
+        f"{memory_gb(recipe):.1f} GB per rank",
         "evaluate": f"up to {num_eval} elements (checkpoint x shard), {place.max_parallel} at once",
         "aggregate": "1 element",
     }

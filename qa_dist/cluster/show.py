@@ -131,7 +131,7 @@ def show_scores(console: Console, scores: Mapping[str, Any], recipe: str) -> Non
     console.print(table)
     notes = "[..]: 95 % bootstrap interval."
     if len(scores["scores"]) > 1:
-        notes += " *: the threshold used below it; oracle was chosen on dev itself and is an upper bound."
+        notes += " *: the threshold used below it; oracle was chosen on dev itself: an upper bound."
     console.print(escape(notes), highlight=False)
 
 

@@ -9,6 +9,7 @@ not know SLURM, submitit or the launcher.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import socket
 import time
@@ -137,9 +138,8 @@ class Training:
         if engine.world_size > max(1, settings.min_micro_batches_per_step):
             raise InputError(
                 f"train.min_micro_batches_per_step={settings.min_micro_batches_per_step}: "
-                f"{engine.world_size} ranks "
-                "can't share a step that is cut into fewer micro-batches; set it to the most "
-                "ranks you will ever use"
+                f"{engine.world_size} ranks can't share a step that is cut into fewer "
+                "micro-batches; set it to the most ranks you will ever use"
             )
         self.model = build_model(recipe.model, len(task.ANSWER_CLASSES), settings.seed)
         self.model.to(engine.device)
@@ -148,11 +148,8 @@ class Training:
         self.progress = Progress()
         self.loss_sum = torch.zeros((), device=engine.device)
         self.bad_steps = torch.zeros((), device=engine.device)
-        self.tokens = [
-            0,
-            0,
-            0,
-        ]  # windows, real tokens, tokens with padding of this rank since the last scalars
+        # This rank's windows, real tokens, and tokens with padding since the last scalars.
+        self.tokens = [0, 0, 0]
         self.last_heartbeat = 0.0
         self.saved_step = 0  # of the newest checkpoint that this attempt found or wrote
 
@@ -322,9 +319,8 @@ class Training:
             windows = self.order.batch(step)[:8].tolist()
             raise DivergedError(
                 f"step {step}: loss or gradient isn't finite; no update was made and nothing was "
-                "saved. Windows of "
-                f"that step begin with {windows}. Try a lower train.learning_rate, or "
-                "train.precision=fp32"
+                f"saved. Windows of that step begin with {windows}. Try a lower "
+                "train.learning_rate, or train.precision=fp32"
             )
 
     # -- log, validate, save -----------------------------------------------------------------------
@@ -448,7 +444,8 @@ def count_steps(recipe: Recipe, num_windows: int) -> int:
         raise InputError("sources.0.train: not one window to train on; see what prepare dropped")
     if recipe.train.max_steps:
         return recipe.train.max_steps
-    return max(1, round(recipe.train.epochs * num_windows / recipe.train.batch_windows))
+    steps_per_epoch = math.ceil(num_windows / recipe.train.batch_windows)
+    return max(1, round(recipe.train.epochs * steps_per_epoch))
 
 
 def seed_generators(seed: int) -> None:

@@ -426,7 +426,7 @@ def test_steps_are_counted_from_epochs_or_given() -> None:
         return count_steps(Recipe(train=Train(batch_windows=8, **settings)), num_windows)
 
     assert count(80, epochs=2) == 20
-    assert count(83, epochs=2) == round(2 * 83 / 8)
+    assert count(83, epochs=2) == 2 * 11, "an epoch's last batch may be short"
     assert count(80, max_steps=7) == 7
     assert count(3, epochs=0.1) == 1
     with pytest.raises(InputError, match="not one window"):
