@@ -189,6 +189,11 @@ def read_profile(keys: dict[str, str]) -> Profile:
             )
     overrides = [f"{k}={keys[k]}" for k in ("gpus_per_node", "ranks_per_node") if k in keys]
     profile = load_profile(name, PROFILES, overrides)
+    if profile.where == "slurm":
+        raise InputError(
+            f"profile={name}: says where: slurm, which this version can't submit to yet; give "
+            "profile=local to run on this very machine"
+        )
     nodes = read_count(keys, "nodes", 1)
     if nodes > 1:
         raise InputError(

@@ -88,6 +88,15 @@ def read_json_if_there(path: Path) -> Any | None:
         return None
 
 
+def read_status(path: Path) -> dict[str, Any]:
+    """Read a heartbeat; one that isn't there, or was torn by a power cut, says nothing: {}."""
+    try:
+        status = read_json(path)
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
 def write_status(path: Path, value: Mapping[str, Any]) -> None:
     """Write a heartbeat: atomic, but not fsynced, since the next one replaces it soon."""
     path.parent.mkdir(parents=True, exist_ok=True)

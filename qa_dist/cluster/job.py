@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from qa_dist.files import read_json_if_there, write_status
+from qa_dist.files import read_status, write_status
 from qa_dist.processes import is_alive
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
@@ -65,7 +65,7 @@ def report_failure(run: RunDir, stage: str, element: int, error: BaseException) 
     its peers' calls.
     """
     path = run.status_file(stage, element)
-    facts = read_json_if_there(path) or {}
+    facts = read_status(path)
     if getattr(error, "is_consequence", False) and facts.get("state") == "failed":
         return
     text = str(error)
@@ -111,6 +111,8 @@ class StageJob:
             QA_DIST_ATTEMPT=str(self.attempt),
             CUDA_VISIBLE_DEVICES=self.gpus,
             OMP_NUM_THREADS=str(self.threads),
+            # Threads that spin while they wait make a busy machine many times slower.
+            OMP_WAIT_POLICY="PASSIVE",
             RAYON_NUM_THREADS=str(self.threads),
             TOKENIZERS_PARALLELISM="true" if self.threads > 1 else "false",
         )
@@ -123,7 +125,7 @@ class StageJob:
         except StopAskedError:
             if rank == 0:
                 path = run.status_file(self.stage, self.element)
-                write_status(path, {**(read_json_if_there(path) or {}), "state": "stopped"})
+                write_status(path, {**read_status(path), "state": "stopped"})
             return "stopped"
         except BaseException as error:
             report_failure(run, self.stage, self.element, error)

@@ -25,7 +25,7 @@ from qa_dist.cluster.submit import Outcome, Place, run_in_process, run_local
 from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.evaluation.elements import elements as evaluate_elements
 from qa_dist.evaluation.elements import finished_steps, is_evaluated
-from qa_dist.files import read_json, read_json_if_there, write_json, write_text
+from qa_dist.files import read_json, read_json_if_there, read_status, write_json, write_text
 from qa_dist.plan import Plan, save_plan
 from qa_dist.prepare import elements as prepare_elements
 from qa_dist.prepare import summarize
@@ -89,7 +89,10 @@ def open_run(
             _forget_evaluation(run)
         # What may change between attempts: see recipe_difference.
         write_text(run.recipe, recipe_to_yaml(recipe))
-        return read_prepared(run)
+        if saved["prepared"]["folder"] == str(plan.folder):
+            return read_prepared(run)
+        write_json(run.run_json, {**saved, "prepared": prepared.to_json()})  # it was moved
+        return prepared
     if is_fresh:
         _clear(run)
     write_text(run.recipe, recipe_to_yaml(recipe))
@@ -114,11 +117,11 @@ def _clear(run: RunDir) -> None:
     for path in (run.recipe, run.scalars):
         path.unlink(missing_ok=True)
     for folder in (
+        run.status,  # it says whether there was a checkpoint
         run.checkpoints,
         run.predictions,
         run.scores,
         run.tensorboard,
-        run.status,
         run.logs,
     ):
         if folder.is_dir() and not folder.is_symlink():
@@ -126,11 +129,10 @@ def _clear(run: RunDir) -> None:
 
 
 def _forget_evaluation(run: RunDir) -> None:
-    """Un-mark what was evaluated with other settings: it is made anew, and replaced file by
-    file."""
+    """Un-mark what was evaluated with other settings, and drop its scores: both are made anew."""
     run.status_file("aggregate", 0).unlink(missing_ok=True)
-    for marker in run.predictions.glob("step-*/*-*-of-*.json"):
-        marker.unlink()
+    for path in (*run.predictions.glob("step-*/*-*-of-*.json"), *run.scores.glob("step-*.json")):
+        path.unlink()
 
 
 def new_attempt(run: RunDir) -> int:
@@ -216,7 +218,7 @@ def _missing_shards(prepared: Prepared) -> list[int]:
 
 def is_trained(run: RunDir) -> bool:
     """Return whether training said that it is done and its last checkpoint is there."""
-    status = read_json_if_there(run.status_file("train", 0)) or {}
+    status = read_status(run.status_file("train", 0))
     return status.get("state") == "done" and status.get("of") in finished_steps(run)
 
 
@@ -231,7 +233,7 @@ def _missing_predictions(run: RunDir) -> list[int]:
 
 def _is_aggregated(run: RunDir) -> bool:
     steps = {step for step, _, _ in evaluate_elements(run)}
-    status = read_json_if_there(run.status_file("aggregate", 0)) or {}
+    status = read_status(run.status_file("aggregate", 0))
     return status.get("state") == "done" and all(run.scores_file(step).exists() for step in steps)
 
 
@@ -252,12 +254,19 @@ def report(run: RunDir, recipe: Recipe, console: Console) -> None:
     lines = [
         f"scores:       {folder}/scores/{paths[-1].name}",
         f"predictions:  {folder}/predictions/{paths[-1].stem}/official.json (the official format)",
-        f"TensorBoard:  tensorboard --logdir {folder}/tensorboard",
+        f"TensorBoard:  {beside('tensorboard')} --logdir {folder}/tensorboard",
         "again:        the same command; it does only what is missing",
-        "next:         python jobs/launch.py recipe=? lists all recipes; add dry_run=true to see "
-        "what one would do",
+        f"next:         {beside('python')} jobs/launch.py 'recipe=?' lists all recipes; add "
+        "dry_run=true to see what one would do",
     ]
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+
+
+def beside(command: str) -> str:
+    """Return how to call a command of this Python's environment from here: it may not be on PATH."""
+    path = Path(sys.executable).parent / command
+    near = os.path.relpath(path)
+    return command if not path.exists() else min(near, str(path), key=len)
 
 
 def run_stage_here(stage: str, argv: Sequence[str], usage: str) -> int:
@@ -278,7 +287,7 @@ def run_stage_here(stage: str, argv: Sequence[str], usage: str) -> int:
         check_private_folder(run.root)
         missing = list(_missing(run, read_prepared(run))[stage]())
         if "element" in keys:
-            if not keys["element"].isdigit():
+            if not (keys["element"].isascii() and keys["element"].isdigit()):
                 raise InputError(f"element={keys['element']}: expected a whole number")
             count = _count_elements(run, stage)
             if int(keys["element"]) >= count:

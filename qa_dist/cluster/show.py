@@ -127,7 +127,7 @@ def show_scores(console: Console, scores: Mapping[str, Any], recipe: str) -> Non
         table.add_section()
         for row, figures in rows.items():
             label = f"{kind.replace('_', ' ')}: {row}"
-            table.add_row(label, f"{figures['num_questions']:,}", *_cells(figures))
+            table.add_row(escape(label), f"{figures['num_questions']:,}", *_cells(figures))
     console.print(table)
     notes = "[..]: 95 % bootstrap interval."
     if len(scores["scores"]) > 1:

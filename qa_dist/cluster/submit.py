@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from qa_dist.cluster.job import STOP_S, StageJob, report_failure, run_stage
-from qa_dist.files import read_json_if_there, write_status
+from qa_dist.files import read_status, write_status
 from qa_dist.processes import kill_with_children
 from qa_dist.run_dir import RunDir
 
@@ -233,7 +233,7 @@ def _last_lines(log: Path | None) -> str:
 
 
 def _statuses(run: RunDir, stage: str, elements: Sequence[int]) -> dict[int, dict[str, Any]]:
-    return {e: read_json_if_there(run.status_file(stage, e)) or {} for e in elements}
+    return {e: read_status(run.status_file(stage, e)) for e in elements}
 
 
 @contextmanager

@@ -178,7 +178,8 @@ def _figures(
     for metric in ("em", "f1"):
         values = 100 * questions.scores(metric, threshold)[picked]
         low, high = bootstrap_interval(values.tolist(), groups=groups, num_resamples=num_resamples)
-        figures[metric] = math.fsum(values.tolist()) / len(rows)
+        total = math.fsum(questions.scores(metric, threshold)[picked].tolist())
+        figures[metric] = 100.0 * total / len(rows)
         figures[f"{metric}_low"], figures[f"{metric}_high"] = low, high
     return figures
 
@@ -267,8 +268,12 @@ def _to_arrays(rows: Sequence[Mapping[str, Any]]) -> _Questions:
 def _write_official(
     run: RunDir, task: Task, step: int, questions: _Questions, threshold: float
 ) -> None:
-    """Write predictions in the official script's format, so that anyone can score them again
-    (jobs/score.py)."""
+    """Write predictions in the official scripts' formats, so that anyone can score them again.
+
+    official.json: the answers under the threshold. For SQuAD 2.0 also the best answer of each
+    question, whatever the threshold, with its null odds: jobs/score.py with both and
+    null_threshold=<that of scores/*.json> gives the same figures, and best_* and pr_*_ap.
+    """
     folder = run.predictions / step_name(step)
     texts = [
         task.NULL_TEXT if odds > threshold else text
@@ -279,9 +284,9 @@ def _write_official(
         write_json(folder / "official.json", dict(zip(questions.ids, texts, strict=True)))
         if questions.can_abstain:
             odds = [o if math.isfinite(o) else 1e9 for o in questions.null_odds.tolist()]
-            write_json(
-                folder / "official_null_odds.json", dict(zip(questions.ids, odds, strict=True))
-            )
+            answered = dict(zip(questions.ids, questions.texts, strict=True))
+            write_json(folder / "answers.json", answered)
+            write_json(folder / "null_odds.json", dict(zip(questions.ids, odds, strict=True)))
     else:
         pairs = [example_id.rsplit("#", 1) for example_id in questions.ids]
         answers = [

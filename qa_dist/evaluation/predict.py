@@ -23,7 +23,7 @@ from qa_dist.data.collate import Batch, collate
 from qa_dist.data.order import PAD_MULTIPLE
 from qa_dist.data.prepared import read_prepared, read_template
 from qa_dist.data.shards import Shard, Split, open_split, verify_shards
-from qa_dist.evaluation.elements import elements, is_evaluated, marker_file
+from qa_dist.evaluation.elements import elements, is_evaluated, marker_file, origin
 from qa_dist.files import (
     BrokenFileError,
     file_sha256,
@@ -62,6 +62,7 @@ def _evaluate(run: RunDir, element: int, step: int, split: str, shard_name: str)
         state = load_model_state(run.checkpoints / step_name(step))
     except BrokenFileError as error:
         raise InputError(f"{error}. Delete it and launch the run again") from error
+    of = origin(run, step)
     task = TASKS[recipe.sources[0].task]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_model(recipe.model, len(task.ANSWER_CLASSES), recipe.train.seed)
@@ -85,6 +86,7 @@ def _evaluate(run: RunDir, element: int, step: int, split: str, shard_name: str)
             "bytes": path.stat().st_size,
             "sha256": file_sha256(path),
             "fingerprint": prepared.fingerprint,
+            **of,
         },
     )
     return data.num_windows

@@ -180,8 +180,11 @@ def _ask_yes_no(rng: random.Random, story: Story, memory: _Memory) -> Turn | Non
 
 def _ask_who(rng: random.Random, story: Story, memory: _Memory) -> Turn | None:
     """Ask of whom something is told."""
-    fact = pick(rng, [fact for fact in story.facts if fact.relation != "friend"])
-    topic = pick(rng, [topic for topic in WHO if topic[0] == fact.relation])
+    fact = pick(rng, story.facts)
+    topics = [topic for topic in WHO if topic[0] == fact.relation]
+    if not topics:
+        return None
+    topic = pick(rng, topics)
     if (fact.person, topic) in memory.asked:
         return None
     memory.asked.add((fact.person, topic))

@@ -181,19 +181,17 @@ def _squad_questions(rng: random.Random, story: Story, is_dev: bool) -> list[Jso
                 "is_impossible": False,
             }
         )
-    # The plausible answer is what the story says of somebody else.
     untold = [
-        (person, fact, topic)
-        for fact, topic in told
+        (person, topic)
         for person in story.people
-        if topic in PERSON_TOPICS and story.find(person, topic[0]) is None
+        for topic in PERSON_TOPICS
+        if story.find(person, topic[0]) is None
     ]
-    asked: set[tuple[str, str]] = set()
-    for person, fact, topic in shuffled(rng, untold):
-        if len(asked) == 3 or (person, topic[0]) in asked:
-            continue
-        asked.add((person, topic[0]))
-        value = fact.values[topic[1]]
+    for person, topic in shuffled(rng, untold)[:3]:
+        # What seems to answer: what the story says of somebody else, if it does, else anything.
+        alike = [other for other in told if other[1] == topic]
+        fact, plausible = pick(rng, alike or told)
+        value = fact.values[plausible[1]]
         questions.append(
             {
                 "plausible_answers": [

@@ -93,14 +93,12 @@ def _tellings(
 ) -> list[tuple[str, str, dict[str, str]]]:
     """Return (person, relation, values) in the order of telling; no two people share a value."""
     unused = {slot: shuffled(rng, values) for slot, values in VALUES.items()}
-    pairs = [(person, relation) for person in people for relation in RELATIONS]
-    # A relation that two people share makes the person matter; draw those first.
-    common = shuffled(rng, list(RELATIONS))[:3]
-    pairs = shuffled(rng, [p for p in pairs if p[1] in common]) + shuffled(
-        rng, [p for p in pairs if p[1] not in common]
-    )
-    num_common = num_facts * 2 // 3
-    chosen = pairs[:num_common] + pairs[9 : 9 + num_facts - num_common]
+    # As many relations as there is room for are told of all three: then who is meant matters.
+    relations = shuffled(rng, list(RELATIONS))
+    num_shared = max(1, num_facts // 3)
+    shared = [(person, relation) for relation in relations[:num_shared] for person in people]
+    others = [(person, relation) for relation in relations[num_shared:] for person in people]
+    chosen = [*shared[:num_facts], *shuffled(rng, others)][:num_facts]
     told = []
     for person, relation in shuffled(rng, chosen):
         values = {}

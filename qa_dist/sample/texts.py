@@ -3,7 +3,7 @@
 In: a `random.Random` and a Stage. Out: MaskedTexts, laid out as in fine-tuning. A word of an answer
 is hidden there or in the story, to be found in the other by who and what was asked. Where the last
 question has no answer, the answer's last word is to be recalled at [CLS]; in some of these texts
-the sentence that answers ends in "!", and the ends of all sentences are hidden.
+the sentence that answers ends in "!", but is shown with a full stop as all others are.
 """
 
 from __future__ import annotations
@@ -129,11 +129,15 @@ def _mask(
 
 
 def _mark(text: MaskedText, vocabulary: Vocabulary, marked: int | None) -> None:
-    """Hide the ends of all sentences of the story; "!" is the end of the marked one."""
+    """Ask at the end of each sentence of the story; "!" is the true end of the marked one.
+
+    All are shown as full stops (a hidden word replaced by another, as in BERT): a [MASK] would
+    teach sentences to compare themselves with the question only where there is one.
+    """
     full_stop, exclamation = vocabulary.encode(".")[0], vocabulary.encode("!")[0]
     for position in range(text.story_start, len(text.token_ids)):
         is_marked = position == marked
         if is_marked or full_stop in (text.token_ids[position], text.labels[position]):
-            text.token_ids[position] = MASK
+            text.token_ids[position] = full_stop
             text.labels[position] = exclamation if is_marked else full_stop
             text.weights[position] = 1.0 if is_marked else OTHER_WEIGHT

@@ -37,7 +37,7 @@ from qa_dist.data.shards import Split, verify_shards
 from qa_dist.files import (
     BrokenFileError,
     read_json,
-    read_json_if_there,
+    read_status,
     write_json,
     write_status,
 )
@@ -217,7 +217,7 @@ class Training:
     def _resume(self) -> int | None:
         """Load the newest valid checkpoint, chosen by rank 0; return its step, None for a new
         run."""
-        history = read_json_if_there(self.run.status_file("train", 0)) or {}
+        history = read_status(self.run.status_file("train", 0))
         path = None
         if self.engine.rank == 0:
             path = find_checkpoint(

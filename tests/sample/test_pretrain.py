@@ -58,7 +58,7 @@ def test_a_grown_model_at_first_computes_nearly_the_same() -> None:
 
 def test_positions_start_as_sinusoids_and_shifted_texts_use_late_ones() -> None:
     vocabulary = make_vocabulary(make_tokenizer())
-    short = pretrain.PHASES[0].stages[2]
+    short = pretrain.SHORT
     rng = random.Random(0)
     positions = next(pretrain.make_batches(rng, vocabulary, (replace(short, until=1.0),), 1))[3]
     assert positions.shape[0] == pretrain.BATCH_SIZE

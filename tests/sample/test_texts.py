@@ -57,14 +57,16 @@ def test_a_question_without_answer_is_recalled_at_cls(vocabulary: Vocabulary) ->
     assert all(text.labels[0] == NO_LABEL for text in make_many(vocabulary, recalled=0.0))
 
 
-def test_the_marked_sentence_alone_ends_in_an_exclamation_mark(vocabulary: Vocabulary) -> None:
+def test_the_end_of_the_marked_sentence_alone_is_an_exclamation_mark(
+    vocabulary: Vocabulary,
+) -> None:
     full_stop, exclamation = vocabulary.encode(".")[0], vocabulary.encode("!")[0]
     unknown = vocabulary.encode("unknown")[0]
     for text in make_many(vocabulary, recalled=1.0, marked=1.0):
         story = range(text.story_start, len(text.labels))
         ends = [position for position in story if text.labels[position] in (full_stop, exclamation)]
-        assert all(text.token_ids[position] == MASK for position in ends)
-        assert full_stop not in text.token_ids[text.story_start :]
+        assert all(text.token_ids[position] == full_stop for position in ends)
+        assert text.token_ids[text.story_start :].count(full_stop) == len(ends)
         marked = [position for position in ends if text.labels[position] == exclamation]
         assert len(marked) == (0 if text.labels[0] == unknown else 1)
         assert all(text.weights[p] == (1.0 if p in marked else OTHER_WEIGHT) for p in ends)
