@@ -106,16 +106,16 @@ def launch(keys: dict[str, str], overrides: list[str]) -> int:
     check_name(keys.get("name", "main"), "name")
 
     from qa_dist.cluster.place import find_place
-    from qa_dist.plan import make_plan
+    from qa_dist.plan import locate_inputs, make_plan
 
     place = find_place(profile)
+    recipe = locate_inputs(recipe, ROOT)
     most = max(1, recipe.train.min_micro_batches_per_step)
     if place.num_ranks > most:
         raise InputError(
             f"train.min_micro_batches_per_step={most}: {place.num_ranks} ranks can't share a step "
-            "that is cut into "
-            f"fewer micro-batches; give train.min_micro_batches_per_step={place.num_ranks} (or "
-            "fewer ranks)"
+            "that is cut into fewer micro-batches; give "
+            f"train.min_micro_batches_per_step={place.num_ranks} (or fewer ranks)"
         )
     plan = make_plan(recipe, Path(keys.get("prepared_dir", "prepared")).absolute())
     if is_dry:

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,28 @@ def _check_can_write(folder: Path) -> None:
         )
 
 
+def locate_inputs(recipe: Recipe, root: Path) -> Recipe:
+    """Return the recipe with its local files and folders written out from /.
+
+    They are looked for in the working directory, then in `root` (a recipe of this checkout names
+    files of this checkout); so the run's stages find them from anywhere. Hub names stay.
+    """
+
+    def located(name: str) -> str:
+        path = Path(name)
+        if not name or path.is_absolute() or name.startswith("~"):
+            return name
+        with contextlib.suppress(OSError):
+            for folder in (Path.cwd(), root):
+                if (folder / path).exists():
+                    return str(folder / path)
+        return name
+
+    sources = [replace(s, train=located(s.train), dev=located(s.dev)) for s in recipe.sources]
+    model = replace(recipe.model, name=located(recipe.model.name))
+    return replace(recipe, sources=sources, model=model)
+
+
 def save_plan(plan: Plan) -> None:
     """Write the record index and what the fingerprint stands for beside the shards to be."""
     folder, facts = plan.folder / "index", plan.folder / "facts.json"
@@ -204,7 +226,8 @@ def source_digest(source: Source, file: str) -> str:
         return file_sha256(path)
     except FileNotFoundError:
         raise InputError(
-            f"{name}: there is no such file; give the path of a JSON file, or a hub name"
+            f"{name}: there is no such file, looked for from {Path.cwd()}; give the path of a JSON "
+            "file, or a hub name"
         ) from None
     except IsADirectoryError:
         raise InputError(f"{name}: is a folder; give the JSON file itself") from None

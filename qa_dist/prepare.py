@@ -318,6 +318,7 @@ def summarize(prepared: Prepared, split: str) -> dict[str, Any]:
         "tokens_max": int(lengths.max()) if len(lengths) else 0,
         "bytes": sum(shard.marker["files"]["arrays.bin"]["bytes"] for shard in shards),
         "dropped": dropped,
+        "kept_reasons": sorted(KEPT_REASONS & dropped.keys()),
         "ceiling_em": 100 * sum(c["ceiling"][0] for c in counts) / max(1, num_examples),
         "ceiling_f1": 100 * sum(c["ceiling"][1] for c in counts) / max(1, num_examples),
     }

@@ -263,7 +263,7 @@ def report(run: RunDir, recipe: Recipe, console: Console) -> None:
 
 
 def beside(command: str) -> str:
-    """Return how to call a command of this Python's environment from here: it may not be on PATH."""
+    """Return how to call a command of this Python's environment: it may not be on PATH."""
     path = Path(sys.executable).parent / command
     near = os.path.relpath(path)
     return command if not path.exists() else min(near, str(path), key=len)

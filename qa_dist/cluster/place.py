@@ -29,10 +29,10 @@ def find_place(profile: Profile) -> Place:
     if num_gpus and num_ranks != num_gpus:
         raise InputError(
             f"ranks_per_node={num_ranks} with gpus_per_node={num_gpus}: each rank takes one GPU; "
-            "give equal numbers, or "
-            "gpus_per_node=0 to train on the CPU"
+            "give equal numbers, or gpus_per_node=0 to train on the CPU"
         )
-    return Place(num_ranks, num_gpus, profile.max_parallel or num_cores, num_cores)
+    parallel = profile.max_parallel or num_cores
+    return Place(num_ranks, num_gpus, parallel, num_cores, profile.timeout_min)
 
 
 def count_gpus() -> int:

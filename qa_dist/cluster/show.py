@@ -101,8 +101,14 @@ def show_prepared(
             f"{facts['ceiling_em']:.1f}, F1 {facts['ceiling_f1']:.1f}; {facts['cut_questions']:,} "
             "questions with history cut short"
         )
+        if facts.get("without_answer"):
+            say(
+                f"{split}: {facts['without_answer']:,} questions have no answer in any window "
+                "(unanswerable, or longer than a window)"
+            )
         for reason, (count, ids) in sorted(facts["dropped"].items()):
-            say(f"{split}: reported {count:,}: {reason} (first: {', '.join(ids)})")
+            what = "kept" if reason in facts["kept_reasons"] else "dropped"
+            say(f"{split}: {what} {count:,}: {reason} (first: {', '.join(ids)})")
         if facts.get("doubled_ids"):
             say(
                 f"{split}: {facts['doubled_ids']} question ids occur more than once; each counts "

@@ -38,6 +38,7 @@ class Place:
     num_gpus: int
     max_parallel: int
     num_cores: int
+    timeout_min: int = 10_000
 
 
 @dataclass
@@ -148,7 +149,7 @@ class _Jobs:
             threads=max(1, self.place.num_cores // num_sharing),
             gpus=",".join(gpus),
         )
-        submitted = _submit(job, self.run.logs / "submitit", num_tasks)
+        submitted = _submit(job, self.run.logs / "submitit", num_tasks, self.place.timeout_min)
         self.running[element], self._gpus[element] = submitted, gpus
         own = self.run.logs / f"{self.stage}-{element}-{self.attempt}-0.err"
         self.logs[element] = [own, Path(submitted.paths.stderr)]
@@ -170,11 +171,11 @@ class _Jobs:
             kill_with_children(job._process.pid)
 
 
-def _submit(job: StageJob, folder: Path, num_tasks: int) -> Any:
+def _submit(job: StageJob, folder: Path, num_tasks: int, timeout_min: int) -> Any:
     import submitit
 
     executor = submitit.LocalExecutor(folder=folder)
-    executor.update_parameters(tasks_per_node=num_tasks, timeout_min=60 * 24 * 30)
+    executor.update_parameters(tasks_per_node=num_tasks, timeout_min=timeout_min)
     # The job's processes import this very code, wherever the launch was called from and whether or
     # not it's installed.
     path = os.environ.get("PYTHONPATH")

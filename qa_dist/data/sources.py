@@ -167,12 +167,13 @@ def hub_fingerprint(name: str, split: str) -> str:
 
 
 class HubRecords:
-    """Records of a hub dataset: a row is a record, in the form of a paragraph with one question."""
+    """Records of a hub dataset: rows in a row with the same context are one paragraph."""
 
     def __init__(self, name: str, dataset: Any, index: RecordIndex | None = None) -> None:
         self.index = _index_rows(dataset) if index is None else index
-        if len(self.index) != len(dataset):
-            raise InputError(f"{name}: has {len(dataset)} rows, it had {len(self.index)} before")
+        num_rows = int(self.index.ends[-1]) if len(self.index) else 0
+        if num_rows != len(dataset):
+            raise InputError(f"{name}: has {len(dataset)} rows, it had {num_rows} before")
         self._dataset = dataset
 
     @cached_property
@@ -182,17 +183,20 @@ class HubRecords:
         return any(not _answer_list(row) for batch in answers for row in batch)
 
     def read(self, record: int) -> dict[str, Any]:
-        """Return row number `record` as a SQuAD paragraph with one question."""
-        row = self._dataset[record]
-        question = {"id": row["id"], "question": row["question"]}
-        question["answers"] = _answer_list(row["answers"])
-        if self._has_unanswerable:
-            question["is_impossible"] = not question["answers"]
-        return {"context": row["context"], "qas": [question]}
+        """Return the rows of record number `record` as a SQuAD paragraph."""
+        first, end = int(self.index.starts[record]), int(self.index.ends[record])
+        questions = []
+        for row in self._dataset.select(range(first, end)):
+            question = {"id": row["id"], "question": row["question"]}
+            question["answers"] = _answer_list(row["answers"])
+            if self._has_unanswerable:
+                question["is_impossible"] = not question["answers"]
+            questions.append(question)
+        return {"context": row["context"], "qas": questions}
 
     def group_name(self, record: int) -> str:
         """Return the article's title; "group-00003" where it has none."""
-        title = self._dataset[record].get("title")
+        title = self._dataset[int(self.index.starts[record])].get("title")
         is_named = isinstance(title, str) and title.strip() and self._is_grouped_by_title
         return title.strip() if is_named else f"group-{int(self.index.groups[record]):05d}"
 
@@ -223,21 +227,26 @@ def _group_column(dataset: Any) -> str:
 
 
 def _index_rows(dataset: Any) -> RecordIndex:
-    """Number the rows, and their groups in the order of first occurrence."""
+    """Find the runs of rows with one context, and number their groups by first occurrence."""
     column = _group_column(dataset)
     ordinals: dict[int, int] = {}  # by hash: contexts themselves would be held whole
-    groups = [
-        ordinals.setdefault(hash(value), len(ordinals))
-        for batch in _batches(dataset, [column])
-        for value in batch[column]
-    ]
-    rows = np.arange(len(groups), dtype=np.int64)
+    starts: list[int] = []
+    groups: list[int] = []
+    row, before = 0, None
+    for batch in _batches(dataset, list(dict.fromkeys((column, "context")))):
+        for name, context in zip(batch[column], batch["context"], strict=True):
+            if context != before:
+                starts.append(row)
+                groups.append(ordinals.setdefault(hash(name), len(ordinals)))
+            row, before = row + 1, context
+    first = np.array(starts, dtype=np.int64)
+    ends = np.append(first[1:], row).astype(np.int64)
     nameless = np.full(len(ordinals), -1, dtype=np.int64)
     return RecordIndex(
-        starts=rows,
-        ends=rows + 1,
+        starts=first,
+        ends=ends,
         groups=np.array(groups, dtype=np.int32),
-        num_questions=np.ones(len(groups), dtype=np.int32),
+        num_questions=(ends - first).astype(np.int32),
         name_starts=nameless,
         name_ends=nameless,
     )

@@ -37,7 +37,6 @@ from qa_dist.data.shards import Split, verify_shards
 from qa_dist.files import (
     BrokenFileError,
     read_json,
-    read_status,
     write_json,
     write_status,
 )
@@ -90,17 +89,16 @@ def train(run: RunDir) -> str:
     Raises InputError (prepared data missing, checkpoint of another run) and DivergedError.
     """
     recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
-    facts = read_json(run.run_json)
     # Resolved once: a run that started in bf16 stays so, wherever it goes on.
-    precision = facts.get("precision") or resolve_precision(recipe.train.precision)
-    engine = Engine(precision)
-    if engine.rank == 0 and "precision" not in facts:
-        write_json(run.run_json, {**facts, "precision": precision})
+    precision = read_json(run.run_json).get("precision")
+    engine = Engine(precision or resolve_precision(recipe.train.precision))
     engine.watch_for_stop()
     try:
         with ExitStack() as stack:
             if engine.rank == 0:
                 stack.enter_context(locked(run.root / "train.lock", "this run is being trained"))
+                _note(run, precision=engine.precision)
+            facts = engine.broadcast(read_json(run.run_json))
             return Training(run, recipe, prepared, engine, facts).run_to_end()
     except RuntimeError as error:
         lost = engine.lost_rank(error)
@@ -109,6 +107,13 @@ def train(run: RunDir) -> str:
         raise lost from error
     finally:
         engine.close()
+
+
+def _note(run: RunDir, **facts: Any) -> None:
+    """Put facts into run.json that weren't there; the caller holds train.lock."""
+    there = read_json(run.run_json)
+    if any(there.get(name) != value for name, value in facts.items()):
+        write_json(run.run_json, {**there, **facts})
 
 
 class Training:
@@ -217,14 +222,13 @@ class Training:
     def _resume(self) -> int | None:
         """Load the newest valid checkpoint, chosen by rank 0; return its step, None for a new
         run."""
-        history = read_status(self.run.status_file("train", 0))
         path = None
         if self.engine.rank == 0:
             path = find_checkpoint(
                 self.run.checkpoints,
                 self.identity,
                 lambda text: print(f"warning: {text}", flush=True),
-                is_expected=bool(history.get("saved_step")),
+                is_expected=bool(read_json(self.run.run_json).get("has_checkpoint")),
             )
         path = self.engine.broadcast(path)
         if path is None:
@@ -377,8 +381,10 @@ class Training:
                 dict(vars(progress)),
                 {**self.identity},
                 self.attempt,
+                check_fence=self._check_fence,
             )
             self.saved_step = progress.step
+            _note(self.run, has_checkpoint=True)
             self._heartbeat("running")
             steps = list_steps(self.run.checkpoints)
             periodic = [
@@ -393,6 +399,15 @@ class Training:
                 verified_step=progress.step,
             )
         engine.barrier()
+
+    def _check_fence(self) -> None:
+        """Raise InputError if a newer attempt, or another run of this name, has taken over."""
+        facts = read_json(self.run.run_json)
+        if (facts["id"], facts["attempt"]) != (self.identity["run"], self.attempt):
+            raise InputError(
+                f"{self.run.root}: attempt {facts['attempt']} has taken over; attempt "
+                f"{self.attempt} ends here, without publishing anything more"
+            )
 
     @torch.no_grad()
     def validation_loss(self) -> float:

@@ -78,7 +78,9 @@ SUMMARY = {
     "ceiling_em": 97.5,
     "ceiling_f1": 98.25,
     "cut_questions": 7,
-    "dropped": {"answer not in [context]": [2, ["a", "b"]]},
+    "dropped": {"answer not in [context]": [2, ["a", "b"]], "start mended": [1, ["c"]]},
+    "kept_reasons": ["start mended"],
+    "without_answer": 4,
     "doubled_ids": 3,
 }
 
@@ -90,7 +92,8 @@ def test_prepared_data_is_summed_up() -> None:
     assert "1,200 examples, 1,500 windows; tokens" in text and "50 windows/s" in text
     assert "mean 101, 95 % under 180, longest 256; 1,000 bytes per window" in text
     assert "EM 97.5, F1 98.2" in text and "7 questions with history cut short" in text
-    assert "reported 2: answer not in [context] (first: a, b)" in text, "not taken for markup"
+    assert "dropped 2: answer not in [context] (first: a, b)" in text, "not taken for markup"
+    assert "kept 1: start mended (first: c)" in text and "4 questions have no answer" in text
     assert "3 question ids occur more than once" in text
 
 

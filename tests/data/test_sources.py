@@ -228,3 +228,18 @@ def test_other_content_of_a_hub_dataset_has_another_fingerprint(monkeypatch):
     assert first == hub_fingerprint("rajpurkar/squad", "train")
     load_from(monkeypatch, hub([row(0, "A"), row(1, "A")]))
     assert first != hub_fingerprint("rajpurkar/squad", "train")
+
+
+def test_rows_in_a_row_with_one_context_are_one_paragraph(monkeypatch):
+    rows = [row(i, "A", context="Same: a cat.") for i in range(3)]
+    rows += [row(3, "A"), row(4, "B", context="Same: a cat.")]
+    load_from(monkeypatch, hub(rows))
+    records = open_records("owner/name", "train")
+    assert records.index.starts.tolist() == [0, 3, 4]
+    assert records.index.ends.tolist() == [3, 4, 5]
+    assert records.index.num_questions.tolist() == [3, 1, 1]
+    assert records.index.groups.tolist() == [0, 0, 1]
+    first = records.read(0)
+    assert first["context"] == "Same: a cat."
+    assert [question["id"] for question in first["qas"]] == ["q0", "q1", "q2"]
+    assert [records.group_name(i) for i in range(3)] == ["A", "A", "B"]

@@ -219,7 +219,7 @@ def test_squad_v1_always_answers(new_run: NewRun) -> None:
     assert scores["scores"]["always_answer"]["f1"] == pytest.approx(f1)
     official = read_json(run.predictions / step_name(8) / "official.json")
     assert official == {row["id"]: row["text"] for row in rows}
-    assert not (run.predictions / step_name(8) / "official_null_odds.json").exists()
+    assert not (run.predictions / step_name(8) / "null_odds.json").exists()
 
 
 # ---- official.json, scored by the official rules
@@ -265,5 +265,11 @@ def test_the_official_score_of_official_json_is_the_headline(
         assert report["f1"] == pytest.approx(figures["f1"], rel=1e-12)
     if kind == "squad_v2":
         assert report["total"] == scores["num_questions"]
-        odds = read_json(folder / "official_null_odds.json")
-        assert set(odds) == set(read_json(folder / "official.json"))
+        files = [f"data={small_files[kind]}", f"predictions={folder / 'answers.json'}"]
+        files += [f"null_scores={folder / 'null_odds.json'}"]
+        for name, row in scores["scores"].items():
+            report = official_report(
+                capsys, "task=squad_v2", *files, f"null_threshold={row['threshold']}"
+            )
+            assert report["f1"] == pytest.approx(row["f1"], rel=1e-12), name
+        assert report["best_f1"] == pytest.approx(scores["scores"]["oracle"]["f1"], rel=1e-12)
