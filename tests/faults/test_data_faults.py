@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, Run
 from prepared_data import (
     logical_windows,
     made_articles,
@@ -43,6 +42,8 @@ from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
 from qa_dist.text.metrics import question_scores
 
+ROOT = Path(__file__).resolve().parents[2]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 CAT = "the cat sat on a mat"
 
 
