@@ -43,7 +43,7 @@ from qa_dist.run_dir import RunDir
 from qa_dist.text.metrics import question_scores
 
 ROOT = Path(__file__).resolve().parents[2]
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Run = Callable[..., Any]
 CAT = "the cat sat on a mat"
 
 
