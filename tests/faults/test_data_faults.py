@@ -161,7 +161,7 @@ def test_d1_missing_file(launch: Launcher, run_job: Run) -> None:
     none = launch.folder / "none.json"
     message = launch.refused(f"sources.0.train={none}")
     assert message == (
-        f"sources.0.train={none}: there is no such file; "
+        f"sources.0.train={none}: there is no such file, looked for from {Path.cwd()}; "
         "give the path of a JSON file, or a hub name"
     )
     started = time.monotonic()
@@ -264,7 +264,7 @@ def test_d2_bad_records_are_skipped_and_counted(launch: Launcher) -> None:
     assert result.status == 0
     assert "train: 1 examples" in result.out
     for reason in BAD_RECORDS:
-        assert f"reported 1: {reason}" in result.out, reason
+        assert f"dropped 1: {reason}" in result.out, reason
 
 
 def test_d2_bad_records_stop_where_asked(launch: Launcher) -> None:
@@ -318,9 +318,7 @@ def test_d3_answers_that_are_not_where_they_should_be(launch: Launcher) -> None:
     assert kept["unique, wrong start"] == (14, "other")
     assert kept["several, right start"] == (20, "cat")
     assert {"several, wrong start", "nowhere"}.isdisjoint(kept)
-    assert (
-        "reported 1: start of the answer is wrong and its text isn't in the context" in result.out
-    )
+    assert "dropped 1: start of the answer is wrong and its text isn't in the context" in result.out
     assert "its text occurs several times (first: several, wrong start" in result.out
     assert "start of the answer was wrong, repaired (first: unique, wrong start" in result.out
 
@@ -444,10 +442,9 @@ def test_d7_ids_that_are_double_or_numbers(launch: Launcher) -> None:
     assert result.status == 0
     for split in ("train", "dev"):
         assert (
-            f"{split}: reported 1: id occurs twice in the paragraph, the first is kept"
-            in result.out
+            f"{split}: dropped 1: id occurs twice in the paragraph, the first is kept" in result.out
         )
-        assert f"{split}: reported 1: id is a number, read as text (first: 7)" in result.out
+        assert f"{split}: kept 1: id is a number, read as text (first: 7)" in result.out
         assert f"{split}: 1 question ids occur more than once" in result.out
     rows = list(logical_windows(launch.prepared, "dev"))
     assert [row["id"] for row in rows] == ["a", "7", "7", "b"]
