@@ -42,7 +42,7 @@ class FakeJobs:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.most_at_once = 0
 
-    def __call__(self, job: StageJob, folder: Path, num_tasks: int) -> Any:
+    def __call__(self, job: StageJob, folder: Path, num_tasks: int, timeout_min: int) -> Any:
         self.submitted.append(job)
         self.num_tasks.append(num_tasks)
         if self.state:

@@ -91,7 +91,7 @@ def test_batches_are_what_the_fast_tokenizer_makes_of_the_pair(
         num_with_history += len(segments) > 1
         num_windows += len(same)
         at += len(same)
-    assert num_windows == split.num_windows > 60 and num_with_history > 20
+    assert num_windows == split.num_windows > 50 and num_with_history > 20
 
 
 def sample_examples(name: str) -> list[Any]:
@@ -129,7 +129,8 @@ def test_targets_point_to_the_answers_text(coqa: Prepared, tiny_encoder: Path) -
         answer = row["context"][chars[0] : chars[1]]
         ids = batch.input_ids[i, start : end + 1].tolist()
         if tokenizer.unk_token_id not in ids:
-            assert tokenizer.decode(ids).replace(" ", "") == answer.lower().replace(" ", "")
+            plain = tokenizer.backend_tokenizer.normalizer.normalize_str(answer)  # no accents
+            assert tokenizer.decode(ids).replace(" ", "") == plain.replace(" ", "")
     assert min(seen.values()) > 0 and seen["span"] > 20, seen
 
 

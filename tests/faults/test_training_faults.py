@@ -52,7 +52,8 @@ class Case:
         self.log = folder / "faults.log"
 
     def start(self, *more: str, fault: str = "", break_it: str = "") -> Child:
-        words = [*self.words, *more]
+        # `more` replace the words of the same key
+        words = list({word.partition("=")[0]: word for word in (*self.words, *more)}.values())
         if break_it:
             words = [break_it, *words]
         work = "broken" if break_it else "launch"
@@ -325,9 +326,9 @@ def test_t18_a_changed_setting_is_refused_with_the_difference(
 ) -> None:
     shutil.copytree(finished_run.root, case.run.root)
     before = artefacts(case.run)
-    child = case.launch("train.learning_rate=5e-4", "train.seed=7")
+    child = case.launch("train.learning_rate=1e-3", "train.seed=7")
     assert child.status == 2, child.text
-    assert "train.learning_rate: 0.001 -> 0.0005" in child.text
+    assert "train.learning_rate: 0.0005 -> 0.001" in child.text
     assert "train.seed: 42 -> 7" in child.text
     assert "name=" in child.text and "fresh=true" in child.text
     assert artefacts(case.run) == before

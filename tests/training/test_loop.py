@@ -279,7 +279,7 @@ def test_logged_rates_follow_the_schedule_by_hand(finished_run: RunDir) -> None:
     # 8 steps, round(0.1 x 8) = 1 of them warm-up; written every 2 steps, counted from 1.
     key = "train/learning_rate"
     rates = {line["step"]: line[key] for line in curve(finished_run) if key in line}
-    by_hand = {2: 1e-3, 4: 1e-3 * 5 / 7, 6: 1e-3 * 3 / 7, 8: 1e-3 * 1 / 7}
+    by_hand = {2: 5e-4, 4: 5e-4 * 5 / 7, 6: 5e-4 * 3 / 7, 8: 5e-4 * 1 / 7}
     assert rates == pytest.approx(by_hand, rel=1e-12)
 
 
