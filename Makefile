@@ -21,7 +21,7 @@ demo: setup
 	HF_HUB_OFFLINE=1 $(BIN)/python jobs/launch.py recipe=tiny_coqa profile=local
 
 test: setup
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 
 check: setup
 	$(BIN)/ruff format --check .
