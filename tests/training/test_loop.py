@@ -349,6 +349,9 @@ def write_golden_input(folder: Path) -> list[str]:
     BertModel(config, add_pooling_layer=False).save_pretrained(encoder)
     shutil.copy(folder / "vocab.txt", encoder)
     BertTokenizerFast.from_pretrained(encoder).save_pretrained(encoder)
+    # What is saved here differs with HF_HUB_OFFLINE, and with it the fingerprint and the order.
+    settings = {"do_lower_case": True, "tokenizer_class": "BertTokenizer"}
+    (encoder / "tokenizer_config.json").write_text(json.dumps(settings))
     return [
         f"model.name={encoder}",
         f"sources.0.train={path}",
