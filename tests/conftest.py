@@ -7,9 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prepared_data import made_articles
@@ -80,40 +79,6 @@ def run_job(tmp_path: Path) -> Run:
     return run
 
 
-@pytest.fixture
-def tiny_launch(tiny_encoder: Path, tmp_path: Path) -> Sequence[str]:
-    """Words for jobs/launch.py: recipe tiny_coqa with the tiny random encoder and few questions, 8
-    steps, in tmp_path."""
-    return [
-        "recipe=tiny_coqa",
-        "profile=local",
-        f"runs_dir={tmp_path / 'runs'}",
-        f"prepared_dir={tmp_path / 'prepared'}",
-        f"model.name={tiny_encoder}",
-        f"sources.0.train={SAMPLE / 'coqa-train.json'}",
-        f"sources.0.dev={SAMPLE / 'coqa-dev.json'}",
-        "sources.0.max_train_examples=128",
-        "sources.0.max_dev_examples=48",
-        "train.batch_windows=8",
-        "train.max_steps=8",
-        "train.checkpoint_every_steps=3",
-        "train.keep_checkpoints=2",
-        "train.learning_rate=5e-4",
-        "train.log_every_steps=2",
-        "train.validation_windows=16",
-        "evaluation.num_resamples=50",
-        "data.num_shards=1",
-    ]
-
-
-def write_squad(path: Path, paragraphs: Sequence[dict[str, Any]], title: str = "article") -> Path:
-    """Write a SQuAD JSON file of one article."""
-    path.write_text(
-        json.dumps({"version": "v2.0", "data": [{"title": title, "paragraphs": list(paragraphs)}]})
-    )
-    return path
-
-
 @pytest.fixture(scope="session")
 def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     """Forks real processes that have torch imported; see tests/zygote.py."""
@@ -124,7 +89,7 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
 
 @pytest.fixture(scope="session")
 def launch_words(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Words for jobs/launch.py: as tiny_launch, in this process, prepared data shared by all
+    """Words for jobs/launch.py: in this process, prepared data shared by all
     tests."""
     prepared = tmp_path_factory.mktemp("shared") / "prepared"
     return [
