@@ -1,4 +1,4 @@
-"""What travels between stages: Example (one question), Prediction (our answer to it), Score.
+"""What travels between stages: Example (one question) and Prediction (our answer to it).
 
 Plain frozen dataclasses and one error type. No torch, no files: everything above imports this, this
 imports nothing of ours. Character spans are half-open [start, end) in the context's code points;
@@ -8,7 +8,6 @@ token spans are inclusive.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 SPAN = "span"  # the answer is a piece of the context
 NULL_KIND = "null"  # the context doesn't hold the answer
@@ -111,18 +110,3 @@ class Prediction:
         """Null score minus the best candidate's score: no answer is given where it exceeds the
         threshold."""
         return self.null_score - self.candidates[0].score if self.candidates else float("inf")
-
-
-@dataclass(frozen=True)
-class Score:
-    """EM and F1 (0..1) of one question, had we answered with the best candidate, and had we
-    answered "unknown"."""
-
-    id: str
-    group: str
-    null_odds: float
-    exact: float
-    f1: float
-    null_exact: float
-    null_f1: float
-    facets: dict[str, Any]

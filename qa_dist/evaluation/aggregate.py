@@ -68,33 +68,20 @@ def aggregate(run: RunDir) -> list[int]:
             f"{run.predictions}: nothing was evaluated yet; run the evaluate stage first"
         )
     for done, step in enumerate(steps):
-        write_status(
-            run.status_file("aggregate", 0),
-            {
-                "state": "running",
-                "step": done,
-                "of": len(steps),
-                "unit": "checkpoints",
-                "updated_at": time.time(),
-            },
-        )
+        _beat(run, "running", done, len(steps))
         write_json(
             run.scores_file(step),
             _score_step(run, prepared, task, step, recipe.evaluation.num_resamples),
         )
         faults.reach("aggregate.after_json", step)
     rebuild_tensorboard(run)
-    write_status(
-        run.status_file("aggregate", 0),
-        {
-            "state": "done",
-            "step": len(steps),
-            "of": len(steps),
-            "unit": "checkpoints",
-            "updated_at": time.time(),
-        },
-    )
+    _beat(run, "done", len(steps), len(steps))
     return steps
+
+
+def _beat(run: RunDir, state: str, step: int, of: int) -> None:
+    facts = {"state": state, "step": step, "of": of, "unit": "checkpoints"}
+    write_status(run.status_file("aggregate", 0), {**facts, "updated_at": time.time()})
 
 
 def _evaluated_steps(run: RunDir, prepared: Prepared) -> list[int]:

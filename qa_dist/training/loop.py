@@ -188,7 +188,7 @@ class Training:
         if engine.rank == 0:
             scalars = ScalarWriter(self.run.tensorboard, self.run.scalars, resumed_at)
         self.model.train()
-        started, first_step = time.monotonic(), progress.step
+        started = time.monotonic()
         while progress.step < self.num_steps:
             # -- batch, forward-backward, update ---------------------------------------------------
             step = progress.step
@@ -203,7 +203,8 @@ class Training:
                 self._check_finite()
                 self._log(scalars, rate, grad_norm, time.monotonic() - started)
                 started = time.monotonic()
-            self._heartbeat_if_due(first_step)
+            if time.monotonic() - self.last_heartbeat >= _HEARTBEAT_S:
+                self._heartbeat("running")
 
             # -- save, stop? -----------------------------------------------------------------------
             should_stop = engine.should_stop()
@@ -428,10 +429,6 @@ class Training:
             total += self._loss(self.model, batch.to(self.engine.device))
         self.model.train()
         return float(self.engine.sum_over_ranks(total).item()) / order.batch_windows
-
-    def _heartbeat_if_due(self, first_step: int) -> None:
-        if time.monotonic() - self.last_heartbeat >= _HEARTBEAT_S:
-            self._heartbeat("running")
 
     def _heartbeat(self, state: str) -> None:
         """Tell who looks at status/ where we are."""
