@@ -60,15 +60,20 @@ class Batch:
 
 
 def collate(
-    split: Split, windows: Sequence[int], template: PairTemplate, null_class: int | None
+    split: Split,
+    windows: Sequence[int],
+    template: PairTemplate,
+    null_class: int | None,
+    pad_multiple: int = PAD_MULTIPLE,
 ) -> Batch:
     """Return the tensors of the windows with these global numbers.
 
     `null_class`: the answer class that stands for "not in this window"; None: the CLS token does.
+    `pad_multiple`: T is the longest window's length, rounded up to a multiple of this.
     """
     rows = [split.locate(int(w)) for w in windows]
     longest = max(int(shard["window_length"][row]) for shard, row in rows)
-    width = -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE
+    width = -(-longest // pad_multiple) * pad_multiple
     size = (len(rows), width)
     ids = np.full(size, template.pad_id, dtype=np.int64)
     types = np.zeros(size, dtype=np.int64)

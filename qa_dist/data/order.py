@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 POOL_BATCHES = 64
 PAD_MULTIPLE = 8
-"""Rows of a micro-batch are padded to the longest one, rounded up to a multiple of this
-(collate.py)."""
+"""Widths of micro-batches are counted in multiples of this: what tensor cores take (collate.py)."""
 _ROUNDS = 4
 _MASK = (1 << 64) - 1
 

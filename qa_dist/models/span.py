@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from qa_dist.data.collate import Batch
+from qa_dist.models.dropout import use_fast_dropout
 from qa_dist.recipe import Model
 from qa_dist.records import InputError
 
@@ -81,6 +82,7 @@ def build_model(model: Model, num_classes: int, seed: int) -> SpanModel:
             "safetensors weights, or a hub model in the local cache; without internet, download "
             "it on another machine"
         ) from error
+    use_fast_dropout(encoder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         span_model = SpanModel(encoder, config.hidden_size, num_classes)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from qa_dist.data.order import PAD_MULTIPLE
 from qa_dist.processes import is_alive
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
@@ -69,6 +70,8 @@ class Engine:
             kwargs_handlers=handlers,
         )
         self.device: torch.device = self._accelerator.device
+        # Tensor cores take rows of 8 tokens; a CPU would only compute the padding.
+        self.pad_multiple = 1 if on_cpu else PAD_MULTIPLE
         self._peers = self._find_peers()
         self._stop_asked = False
         self._stop_votes: torch.Tensor | None = None

@@ -294,19 +294,22 @@ class Training:
         ranks must take part.
         """
         is_empty = len(windows) == 0
-        batch = collate(
-            self.train_split, [0] if is_empty else windows, self.template, self.null_class
-        )
+        batch = self._collate(self.train_split, [0] if is_empty else windows)
         if not is_empty:
             self.tokens[0] += len(windows)
             self.tokens[1] += batch.num_tokens
             self.tokens[2] += batch.input_ids.numel()
-        batch = batch.to(self.engine.device)
 
         def compute_loss() -> torch.Tensor:
             return self._loss(self.wrapped, batch) * (0.0 if is_empty else 1.0 / num_windows)
 
         return self.engine.backward(self.wrapped, compute_loss, is_last)
+
+    def _collate(self, split: Split, windows: Sequence[int]) -> Batch:
+        """Return windows as this rank's device likes them."""
+        engine = self.engine
+        batch = collate(split, windows, self.template, self.null_class, engine.pad_multiple)
+        return batch.to(engine.device)
 
     def _loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Return a micro-batch's summed loss; `model` without DDP where ranks may differ in how
@@ -425,8 +428,8 @@ class Training:
         self.model.eval()
         total = torch.zeros((), device=self.engine.device)
         for _, windows in self.engine.my_share(order.micro_batches(0)):
-            batch = collate(self.dev_split, windows, self.template, self.null_class)
-            total += self._loss(self.model, batch.to(self.engine.device))
+            batch = self._collate(self.dev_split, windows)
+            total += self._loss(self.model, batch)
         self.model.train()
         return float(self.engine.sum_over_ranks(total).item()) / order.batch_windows
 

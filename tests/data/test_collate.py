@@ -233,6 +233,10 @@ def test_the_width_is_that_of_the_longest_row(split: Split) -> None:
     for windows, width in (([0, 3], 16), ([3], 8), ([2, 3], 8)):
         batch = collate(split, windows, BERT, None)
         assert batch.input_ids.shape == (len(windows), width) and width % PAD_MULTIPLE == 0
+        exact = collate(split, windows, BERT, None, pad_multiple=1)
+        longest = int(batch.lengths.max())
+        assert exact.input_ids.shape == (len(windows), longest)
+        assert torch.equal(exact.input_ids, batch.input_ids[:, :longest])
 
 
 def test_a_row_does_not_depend_on_its_company(split: Split) -> None:
