@@ -19,8 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from qa_dist.cluster.job import STAGES  # noqa: E402
+from qa_dist.cluster.queue import is_answering  # noqa: E402
 from qa_dist.files import write_text  # noqa: E402
-from qa_dist.recipe import Profile, Recipe  # noqa: E402
+from qa_dist.profile import Profile  # noqa: E402
+from qa_dist.recipe import Recipe  # noqa: E402
 from qa_dist.recipe_loading import (  # noqa: E402
     list_recipes,
     load_profile,
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
 RECIPES, PROFILES = ROOT / "configs" / "recipes", ROOT / "slurm" / "profiles"
 LAUNCH_KEYS = {
     "recipe": "a name in configs/recipes (recipe=? lists them), or the path of a YAML file",
-    "profile": "where to run: auto (default), local, debug, or another file in slurm/profiles",
+    "profile": "where to run: auto (default: slurm where it answers, else local), debug, or a "
+    "file of slurm/profiles",
     "nodes": "machines to train on (default 1)",
     "gpus_per_node": "GPUs to use on each (default: all; 0: none)",
     "ranks_per_node": "training processes on each (default: one per GPU, or 1)",
@@ -124,8 +127,23 @@ def launch(keys: dict[str, str], overrides: list[str]) -> int:
         prepared = plan.prepared(recipe.data.num_shards, place.max_parallel)
         print(recipe_to_yaml(recipe))
         print_forecast(recipe, place, plan, prepared, stages)
+        if profile.where == "slurm":
+            print_scripts(keys, recipe, profile, stages)
         return 0
     return run_launch(keys, recipe, profile, place, plan, stages, is_fresh)
+
+
+def print_scripts(
+    keys: dict[str, str], recipe: Recipe, profile: Profile, stages: list[str]
+) -> None:
+    """Print the sbatch scripts of the stages."""
+    from qa_dist.cluster.slurm import sbatch_script
+    from qa_dist.run_dir import RunDir
+
+    name = keys.get("name", "main")
+    run = RunDir(Path(keys.get("runs_dir", "runs")).absolute() / recipe.name / name)
+    for stage in stages:
+        print(f"\n# {stage}\n{sbatch_script(run, profile, f'{recipe.name}.{name}', stage)}")
 
 
 def run_launch(
@@ -140,7 +158,8 @@ def run_launch(
     """Open the run and run its stages under the launch's lock; return the exit status."""
     from rich.console import Console
 
-    from qa_dist.cluster import pipeline
+    from qa_dist.cluster import pipeline, show
+    from qa_dist.cluster.slurm import check_not_live, check_paths
     from qa_dist.lock import locked
 
     if profile.where == "process" and not place.num_gpus:
@@ -149,6 +168,9 @@ def run_launch(
     name = check_name(keys.get("name", "debug" if profile.where == "process" else "main"), "name")
     run = pipeline.open_root(Path(keys.get("runs_dir", "runs")).absolute(), name, recipe.name)
     with locked(run.root / "launch.lock", "this run is being launched"):
+        if profile.where == "slurm":
+            check_paths(run)
+            check_not_live(run)
         # A launcher that was killed may have left a training process that is just saving and
         # ending.
         with locked(run.root / "train.lock", "this run is being trained", 120, console.print):
@@ -156,10 +178,14 @@ def run_launch(
             prepared = pipeline.open_run(run, recipe, plan, fresh_data, is_fresh)
         write_text(run.root / "profile.yaml", profile_to_yaml(profile))
         console.print(f"run: {run.root}", highlight=False, soft_wrap=True)
+        this_launch = pipeline.Launch(run, recipe, profile, place, console)
         try:
-            state = pipeline.run_stages(
-                pipeline.Launch(run, recipe, profile, place, console), plan, prepared, stages
-            )
+            if profile.where == "slurm":
+                submitted = pipeline.submit_run(this_launch, plan, prepared, stages)
+                show.show_submitted(console, submitted, run)
+                state = "submitted" if submitted else "done"
+            else:
+                state = pipeline.run_stages(this_launch, plan, prepared, stages)
         except pipeline.StageFailedError as error:
             print(
                 f"error: {error}\nThe same command goes on from what is finished.", file=sys.stderr
@@ -167,6 +193,8 @@ def run_launch(
             return 1
         except KeyboardInterrupt:
             state = "stopped"
+    if state == "submitted":
+        return 0
     if state == "stopped":
         console.print("stopped in order; the same command goes on from here", highlight=False)
         return pipeline.STOPPED
@@ -180,22 +208,19 @@ def read_profile(keys: dict[str, str]) -> Profile:
     name = keys.get("profile", "auto")
     has_slurm = shutil.which("sbatch") is not None
     if name == "auto":
-        name = "local"
-        if has_slurm:
-            raise InputError(
-                "profile=auto: this machine has SLURM, which this version doesn't submit to yet; "
-                "give profile=local "
-                "to run on this very machine"
-            )
-    overrides = [f"{k}={keys[k]}" for k in ("gpus_per_node", "ranks_per_node") if k in keys]
+        has_slurm = has_slurm and is_answering()
+        name = "slurm" if has_slurm else "local"
+    overrides = [
+        f"{key}={keys[key]}" for key in ("nodes", "gpus_per_node", "ranks_per_node") if key in keys
+    ]
     profile = load_profile(name, PROFILES, overrides)
-    if profile.where == "slurm":
+    if profile.where == "slurm" and not has_slurm:
         raise InputError(
-            f"profile={name}: says where: slurm, which this version can't submit to yet; give "
-            "profile=local to run on this very machine"
+            f"profile={name}: submits to SLURM, but there is no `sbatch` on this machine's PATH. "
+            "Launch on a cluster's login node, or here with profile=local"
         )
-    nodes = read_count(keys, "nodes", 1)
-    if nodes > 1:
+    nodes = profile.nodes
+    if nodes > 1 and profile.where != "slurm":
         raise InputError(
             f"nodes={nodes}: profile={name} runs on this machine alone, and several nodes need "
             "SLURM"
@@ -220,14 +245,6 @@ def read_flag(keys: dict[str, str], key: str) -> bool:
     if value not in ("true", "false"):
         raise InputError(f"{key}={keys[key]}: expected true or false")
     return value == "true"
-
-
-def read_count(keys: dict[str, str], key: str, default: int) -> int:
-    """Return a launch key that is a whole number of at least 1."""
-    value = keys.get(key, str(default))
-    if not (value.isascii() and value.isdigit()) or not 1 <= int(value) <= 100_000:
-        raise InputError(f"{key}={value}: expected a whole number from 1")
-    return int(value)
 
 
 if __name__ == "__main__":

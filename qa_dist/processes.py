@@ -1,4 +1,5 @@
-"""Processes of this machine, by /proc: is one still alive, and which ones did it start.
+"""Processes of this machine, by /proc: is one still alive, and which ones did it start; and whether
+this one was asked to stop.
 
 A process that has ended but wasn't reaped yet (a zombie) still answers to signal 0; here it counts
 as gone.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from types import FrameType
 
 
 def is_alive(pid: int) -> bool:
@@ -36,3 +38,17 @@ def kill_with_children(pid: int) -> None:
             os.kill(victim, signal.SIGKILL)
         except ProcessLookupError:
             continue
+
+
+_stop_asked = False
+
+
+def note_stop(signum: int, frame: FrameType | None) -> None:
+    """Signal handler that only notes that this process was asked to stop."""
+    global _stop_asked
+    _stop_asked = True
+
+
+def stop_was_asked() -> bool:
+    """Return whether `note_stop` has been called."""
+    return _stop_asked

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -18,7 +18,6 @@ HEADS = ("span",)
 PRECISIONS = ("auto", "bf16", "fp32")
 BAD_RECORD_POLICIES = ("skip", "stop")
 EVALUATE_WHEN = ("at_end",)
-WHERE = ("process", "local", "slurm")
 MAX_TEXT_CHARS = 4096  # Linux's PATH_MAX: longer than any path that can be opened
 
 
@@ -148,26 +147,6 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Profile:
-    """Where jobs run; one YAML each in slurm/profiles."""
-
-    name: str = ""
-    """The YAML file's name."""
-    where: str = "local"
-    """"process": this very process; "local": processes of this machine; "slurm": cluster jobs."""
-    gpus_per_node: int = -1
-    """GPUs to use on each node; -1: all that this machine has."""
-    ranks_per_node: int = 0
-    """Training processes on each node; 0: one per GPU, or one where there is none."""
-    max_parallel: int = 0
-    """Array elements that run at once; 0: one per core (per GPU, where a stage uses one)."""
-    timeout_min: int = 10_000
-    """Longest time for one job, in minutes."""
-    recipe_defaults: dict[str, str] = field(default_factory=dict)
-    """Recipe settings that the command line may still change, e.g. {"train.max_steps": "2"}."""
-
-
-@dataclass(frozen=True)
 class Limits:
     """What a number may be; an open bound is not itself let in."""
 
@@ -225,10 +204,6 @@ LIMITS = {
     "evaluation.max_answer_tokens": Limits(1, 65536, "a number of tokens"),
     "evaluation.batch_tokens": Limits(8, _MANY, "a number of tokens"),
     "evaluation.num_resamples": Limits(1, 1_000_000, "a number of resamples"),
-    "profile.gpus_per_node": Limits(-1, 64, "a number of GPUs (-1: all)"),
-    "profile.ranks_per_node": Limits(0, 1024, "a number of processes"),
-    "profile.max_parallel": Limits(0, 100_000, "a number of array elements"),
-    "profile.timeout_min": Limits(1, 527_040, "a number of minutes"),
 }
 CHOICES = {
     "sources.task": TASKS,
@@ -236,7 +211,6 @@ CHOICES = {
     "model.head": HEADS,
     "train.precision": PRECISIONS,
     "evaluation.when": EVALUATE_WHEN,
-    "profile.where": WHERE,
 }
 
 
@@ -244,19 +218,10 @@ def check_recipe(recipe: Recipe) -> list[str]:
     """Return a sentence for each thing wrong with `recipe`; it starts with `<full key>=<value>`."""
     faults = [*_check_sources(recipe)]
     for section in ("data", "model", "train", "evaluation"):
-        faults += _check_fields(f"{section}.", section, getattr(recipe, section))
+        faults += check_fields(f"{section}.", section, getattr(recipe, section))
     if not recipe.model.name:
         faults.append("model.name=: expected a hub name or a folder; give model.name=...")
     return [*faults, *_check_windowing(recipe.data), *_check_steps(recipe)]
-
-
-def check_profile(profile: Profile) -> list[str]:
-    """Return a sentence for each thing wrong with `profile`, `recipe_defaults` left out."""
-    faults = [*_check_fields("", "profile", profile)]
-    if profile.where == "process" and profile.ranks_per_node > 1:
-        given = f"ranks_per_node={profile.ranks_per_node}"
-        faults.append(f"{given}: expected 0 or 1 with where=process; use where=local for more")
-    return faults
 
 
 def text_fault(text: str) -> str:
@@ -276,12 +241,19 @@ def show_value(value: object) -> str:
     return shown if len(shown) <= 80 else shown[:60] + "..." + shown[-10:]
 
 
-def _check_fields(prefix: str, section: str, part: Any) -> Iterator[str]:
+def check_fields(
+    prefix: str,
+    section: str,
+    part: Any,
+    all_limits: Mapping[str, Limits] = LIMITS,
+    all_choices: Mapping[str, tuple[str, ...]] = CHOICES,
+) -> Iterator[str]:
+    """Yield a sentence for each field of a dataclass out of its limits or choices."""
     for item in fields(part):
         value = getattr(part, item.name)
         table_key = f"{section}.{item.name}"
         given = f"{prefix}{item.name}={show_value(value)}"
-        limits, choices = LIMITS.get(table_key), CHOICES.get(table_key)
+        limits, choices = all_limits.get(table_key), all_choices.get(table_key)
         if isinstance(value, str) and (fault := text_fault(value)):
             yield f"{given}: {fault}"
         elif choices and value not in choices:
@@ -298,7 +270,7 @@ def _check_sources(recipe: Recipe) -> Iterator[str]:
         yield f"{given}: expected exactly one with model.head=span; make a recipe for each"
     for index, source in enumerate(recipe.sources):
         key = f"sources.{index}"
-        yield from _check_fields(f"{key}.", "sources", source)
+        yield from check_fields(f"{key}.", "sources", source)
         if not source.train:
             yield f"{key}.train=: expected a JSON file or a hub name; give {key}.train=..."
         if not source.dev and source.dev_fraction == 0:

@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 import yaml  # type: ignore[import-untyped,unused-ignore]
 from omegaconf import OmegaConf
 
-from qa_dist.recipe import Profile, Recipe, check_profile, check_recipe, show_value, text_fault
+from qa_dist.profile import Profile, check_profile
+from qa_dist.recipe import Recipe, check_recipe, show_value, text_fault
 from qa_dist.recipe_fields import did_you_mean, find_slot, leaf_paths, plain_path, slot_path
 from qa_dist.recipe_reading import Reading, put_value, read_text, read_yaml
 from qa_dist.records import InputError

@@ -95,6 +95,10 @@ class RunDir:
         return self.root / "run.json"
 
     @property
+    def jobs(self) -> Path:
+        return self.root / "jobs.json"
+
+    @property
     def status(self) -> Path:
         return self.root / "status"
 

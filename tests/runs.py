@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qa_dist import faults
+from qa_dist.attempts import new_attempt
 from qa_dist.cluster import pipeline
 from qa_dist.files import file_sha256, read_json
 from qa_dist.plan import make_plan, save_plan
@@ -51,7 +52,7 @@ def windows_sha256(run: RunDir, step: int = 8) -> str:
 
 def artefacts(run: RunDir) -> dict[str, str]:
     """Return the sha256 of each file of a run but attempts' own: status, logs, locks, run.json."""
-    passing = {"status", "logs", "run.json", "launch.lock", "train.lock"}
+    passing = {"status", "logs", "run.json", "launch.lock", "train.lock", "run.lock"}
     return {
         str(path.relative_to(run.root)): file_sha256(path)
         for path in sorted(run.root.rglob("*"))
@@ -109,7 +110,7 @@ def make_run(words: Sequence[str], folder: Path, *more: str) -> RunDir:
     for element, (split, index) in enumerate(elements(prepared)):
         if prepared.shards(split)[index] in prepared.missing(split):
             prepare_element(run, element)
-    pipeline.new_attempt(run)
+    new_attempt(run)
     return run
 
 

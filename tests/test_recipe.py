@@ -13,10 +13,8 @@ import pytest
 from qa_dist.recipe import (
     CHOICES,
     LIMITS,
-    Profile,
     Recipe,
     Source,
-    check_profile,
     check_recipe,
     show_value,
     text_fault,
@@ -43,7 +41,6 @@ def fault_of(recipe: Recipe) -> str:
 
 def test_defaults_need_only_sources_and_a_model() -> None:
     assert check_recipe(GOOD) == []
-    assert check_profile(Profile(name="local")) == []
     keys = {fault.partition("=")[0] for fault in check_recipe(Recipe())}
     assert keys == {"sources", "model.name"}
 
@@ -82,7 +79,7 @@ def test_a_value_out_of_range_is_named(path: str, value: Any, wanted: str) -> No
 
 def test_every_number_has_limits_and_every_table_key_a_field() -> None:
     # a new field without limits, or a misspelt key in the tables, would never be checked
-    parts = {"profile": Profile(), "sources": Source()}
+    parts: dict[str, Any] = {"sources": Source()}
     parts |= {f.name: getattr(GOOD, f.name) for f in fields(GOOD) if f.name != "sources"}  # type: ignore[misc]
     numbers, texts = set(), set()
     for section, part in parts.items():
@@ -96,7 +93,7 @@ def test_every_number_has_limits_and_every_table_key_a_field() -> None:
     assert set(CHOICES) <= texts
 
 
-@pytest.mark.parametrize("path", [key for key in LIMITS if not key.startswith("profile.")])
+@pytest.mark.parametrize("path", LIMITS)
 def test_limits_hold_at_their_bounds(path: str) -> None:
     limits = LIMITS[path]
     for bound, is_open in ((limits.low, limits.low_open), (limits.high, limits.high_open)):
@@ -176,17 +173,6 @@ def test_all_faults_are_said_at_once() -> None:
         "evaluation.when",
         "train.learning_rate",
     ]
-
-
-def test_profile_faults() -> None:
-    faults = check_profile(Profile(name="x", where="moon", gpus_per_node=-2, timeout_min=0))
-    assert [fault.partition("=")[0] for fault in faults] == [
-        "where",
-        "gpus_per_node",
-        "timeout_min",
-    ]
-    (fault,) = check_profile(Profile(name="x", where="process", ranks_per_node=2))
-    assert "use where=local" in fault
 
 
 @pytest.mark.parametrize(

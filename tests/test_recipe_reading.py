@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from qa_dist.recipe import Profile, Recipe
+from qa_dist.profile import Profile
+from qa_dist.recipe import Recipe
 from qa_dist.recipe_reading import MAX_FILE_BYTES, Reading, put_value, read_text, read_yaml
 from qa_dist.records import InputError
 

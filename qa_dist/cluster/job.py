@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from qa_dist.attempts import FencedError
 from qa_dist.files import read_status, write_status
-from qa_dist.processes import is_alive
+from qa_dist.processes import is_alive, note_stop
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
 
@@ -64,6 +65,8 @@ def report_failure(run: RunDir, stage: str, element: int, error: BaseException) 
     That another rank is gone is only said where nobody said more: the one that failed first breaks
     its peers' calls.
     """
+    if isinstance(error, FencedError):
+        return  # the status is another attempt's now
     path = run.status_file(stage, element)
     facts = read_status(path)
     if getattr(error, "is_consequence", False) and facts.get("state") == "failed":
@@ -77,69 +80,105 @@ def report_failure(run: RunDir, stage: str, element: int, error: BaseException) 
 
 @dataclass(frozen=True)
 class StageJob:
-    """Called in the job's own processes, once per rank."""
+    """Called in the job's own processes, once per rank; where ranks learn of each other is its
+    subclasses' business."""
 
     stage: str
     run: str
     """The run's folder."""
     element: int
     attempt: int
-    launcher_pid: int
-    """Stop in order when this process is gone (a launcher that was killed must not leave work
-    behind); 0: don't."""
-    master_port: int
-    """Where ranks of one machine meet."""
+    """Number of the launch's attempt; on SLURM each new start of the job counts one further."""
     threads: int
-    """Threads for a process that computes without ranks."""
-    gpus: str = ""
-    """The GPUs of all ranks, as CUDA_VISIBLE_DEVICES has them; empty: none."""
+    """Threads of each process; 0: as many as it has cores."""
 
     def __call__(self) -> str:
         """Run the element; raise what went wrong, after saying so in the status file."""
         os.umask(0o077)
         run = RunDir(Path(self.run))
-        rank = int(os.environ.get("SUBMITIT_LOCAL_GLOBALID", "0"))
-        world_size = int(os.environ.get("SUBMITIT_LOCAL_NTASKS", "1"))
-        self._redirect(run, rank)
+        environ = self.rank_environ()
+        attempt, rank = environ["QA_DIST_ATTEMPT"], int(environ["RANK"])
+        self._redirect(run, f"{self.stage}-{self.element}-{attempt}-{rank}")
+        print(f"# {self.stage} {self.element}, attempt {attempt}, rank {rank}", flush=True)
+        threads = self.threads or len(os.sched_getaffinity(0))
         os.environ.update(
-            RANK=str(rank),
-            LOCAL_RANK=os.environ.get("SUBMITIT_LOCAL_LOCALID", "0"),
-            WORLD_SIZE=str(world_size),
-            LOCAL_WORLD_SIZE=str(world_size),
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(self.master_port),
-            QA_DIST_ATTEMPT=str(self.attempt),
-            CUDA_VISIBLE_DEVICES=self.gpus,
-            OMP_NUM_THREADS=str(self.threads),
+            environ,
+            OMP_NUM_THREADS=str(threads),
             # Threads that spin while they wait make a busy machine many times slower.
             OMP_WAIT_POLICY="PASSIVE",
-            RAYON_NUM_THREADS=str(self.threads),
-            TOKENIZERS_PARALLELISM="true" if self.threads > 1 else "false",
+            RAYON_NUM_THREADS=str(threads),
+            TOKENIZERS_PARALLELISM="true" if threads > 1 else "false",
         )
+        # Submitit's own handlers would swallow it; training sets its own when it can. One of
+        # several ranks mustn't leave while the others wait for it.
+        handler = note_stop if int(environ["WORLD_SIZE"]) > 1 else _stop
         for signum in (signal.SIGTERM, signal.SIGUSR2):
-            signal.signal(signum, _stop)  # submitit's own would swallow it; training sets its own
-        if self.launcher_pid:
-            threading.Thread(target=_watch, args=(self.launcher_pid,), daemon=True).start()
+            signal.signal(signum, handler)
+        self.start()
         try:
-            return run_stage(self.stage, run, self.element)
+            state = run_stage(self.stage, run, self.element)
         except StopAskedError:
+            state = "stopped"
             if rank == 0:
                 path = run.status_file(self.stage, self.element)
                 write_status(path, {**read_status(path), "state": "stopped"})
-            return "stopped"
         except BaseException as error:
             report_failure(run, self.stage, self.element, error)
             raise
+        if state == "stopped" and rank == 0:
+            self.stopped(run)
+        return state
 
-    def _redirect(self, run: RunDir, rank: int) -> None:
+    def rank_environ(self) -> dict[str, str]:
+        """Return QA_DIST_ATTEMPT, RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, how ranks meet,
+        and the GPUs."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Do what is to be done before the stage."""
+
+    def stopped(self, run: RunDir) -> None:
+        """Do what is to be done after a stop in order, on rank 0."""
+
+    def _redirect(self, run: RunDir, name: str) -> None:
         """Send stdout and stderr to this attempt's own log files."""
         run.logs.mkdir(parents=True, exist_ok=True)
         for handle, ending in ((1, "out"), (2, "err")):
-            name = f"{self.stage}-{self.element}-{self.attempt}-{rank}.{ending}"
-            log = os.open(run.logs / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            log = os.open(
+                run.logs / f"{name}.{ending}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
+            )
             os.dup2(log, handle)
             os.close(log)
-        print(f"# {self.stage} {self.element}, attempt {self.attempt}, rank {rank}", flush=True)
+
+
+@dataclass(frozen=True)
+class LocalJob(StageJob):
+    """A job of this machine, under submitit's local executor."""
+
+    launcher_pid: int
+    """Stop in order when this process is gone (a launcher that was killed must not leave work
+    behind); 0: don't."""
+    master_port: int
+    """Where ranks of one machine meet."""
+    gpus: str = ""
+    """The GPUs of all ranks, as CUDA_VISIBLE_DEVICES has them; empty: none."""
+
+    def rank_environ(self) -> dict[str, str]:
+        world_size = os.environ.get("SUBMITIT_LOCAL_NTASKS", "1")
+        return {
+            "QA_DIST_ATTEMPT": str(self.attempt),
+            "RANK": os.environ.get("SUBMITIT_LOCAL_GLOBALID", "0"),
+            "LOCAL_RANK": os.environ.get("SUBMITIT_LOCAL_LOCALID", "0"),
+            "WORLD_SIZE": world_size,
+            "LOCAL_WORLD_SIZE": world_size,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(self.master_port),
+            "CUDA_VISIBLE_DEVICES": self.gpus,
+        }
+
+    def start(self) -> None:
+        if self.launcher_pid:
+            threading.Thread(target=_watch, args=(self.launcher_pid,), daemon=True).start()
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

@@ -19,9 +19,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from qa_dist.attempts import new_attempt
 from qa_dist.cluster import show
 from qa_dist.cluster.job import STAGES
-from qa_dist.cluster.submit import Outcome, Place, run_in_process, run_local
+from qa_dist.cluster.slurm import Submitted, save_code, submit_stages
+from qa_dist.cluster.submit import Outcome, Place, mark_waiting, run_in_process, run_local
 from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.evaluation.elements import elements as evaluate_elements
 from qa_dist.evaluation.elements import finished_steps, is_evaluated
@@ -29,7 +31,8 @@ from qa_dist.files import read_json, read_json_if_there, read_status, write_json
 from qa_dist.plan import Plan, save_plan
 from qa_dist.prepare import elements as prepare_elements
 from qa_dist.prepare import summarize
-from qa_dist.recipe import Profile, Recipe
+from qa_dist.profile import Profile
+from qa_dist.recipe import Recipe
 from qa_dist.recipe_loading import load_saved_recipe, recipe_difference, recipe_to_yaml
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, check_private_folder, make_private_folder
@@ -135,14 +138,6 @@ def _forget_evaluation(run: RunDir) -> None:
         path.unlink()
 
 
-def new_attempt(run: RunDir) -> int:
-    """Count one more start of the run; return its number, from 1."""
-    facts = read_json(run.run_json)
-    facts["attempt"] += 1
-    write_json(run.run_json, facts)
-    return int(facts["attempt"])
-
-
 def run_stages(launch: Launch, plan: Plan, prepared: Prepared, stages: Sequence[str]) -> str:
     """Run the stages asked for; return "done" or "stopped". Raises StageFailedError."""
     save_plan(plan)
@@ -166,6 +161,53 @@ def run_stages(launch: Launch, plan: Plan, prepared: Prepared, stages: Sequence[
             rate = sum(int(summary["windows"]) for summary in summaries.values()) / seconds
             show.show_prepared(launch.console, summaries, rate)
     return "done"
+
+
+def submit_run(
+    launch: Launch, plan: Plan, prepared: Prepared, stages: Sequence[str]
+) -> list[Submitted]:
+    """Submit what is missing of all stages asked for to SLURM, chained by dependency; return the
+    jobs."""
+    save_plan(plan)
+    elements = _missing_at_submit(launch.run, launch.recipe, prepared, stages)
+    if not any(elements.values()):
+        return []
+    save_code(launch.run, launch.profile)
+    for stage, missing in elements.items():
+        mark_waiting(launch.run, stage, missing)
+    title = f"{launch.recipe.name}.{launch.run.root.name}"
+    return submit_stages(launch.run, launch.profile, title, elements, new_attempt(launch.run))
+
+
+def _missing_at_submit(
+    run: RunDir, recipe: Recipe, prepared: Prepared, stages: Sequence[str]
+) -> dict[str, list[int]]:
+    """Return the elements of each stage that aren't done, where those before it may still be to
+    come.
+
+    How many checkpoints there will be is known within a bound; surplus elements end at once.
+    """
+    find = _missing(run, prepared)
+    found = {stage: list(find[stage]()) for stage in ("prepare", "train") if stage in stages}
+    if "evaluate" in stages:
+        if found.get("train"):
+            found["evaluate"] = list(range(most_evaluations(recipe, prepared)))
+        else:
+            found["evaluate"] = list(find["evaluate"]())
+    if "aggregate" in stages:
+        is_due = found.get("train") or found.get("evaluate")
+        found["aggregate"] = [0] if is_due else list(find["aggregate"]())
+    return found
+
+
+def most_evaluations(recipe: Recipe, prepared: Prepared) -> int:
+    """Return the most elements that the evaluate stage may have: the checkpoints that training
+    keeps, and the best, each on all shards."""
+    train = recipe.train
+    checkpoints = train.keep_checkpoints + 1
+    if train.max_steps:
+        checkpoints = min(checkpoints, -(-train.max_steps // train.checkpoint_every_steps))
+    return checkpoints * sum(n for split, n in prepared.num_shards.items() if split != "train")
 
 
 def _missing(run: RunDir, prepared: Prepared) -> dict[str, Callable[[], Sequence[int]]]:

@@ -8,13 +8,21 @@ import shutil
 import subprocess
 
 from qa_dist.cluster.submit import Place, gpu_names
-from qa_dist.recipe import Profile
+from qa_dist.profile import Profile
 from qa_dist.records import InputError
+
+_USUAL_PARALLEL = 32
+"""How many array elements a cluster may run at once where the profile doesn't say."""
 
 
 def find_place(profile: Profile) -> Place:
-    """Return what a profile takes of this machine. Raises InputError if it asks for more than there
-    is."""
+    """Return what a profile takes of this machine, or asks of a cluster. Raises InputError if it
+    asks for more than this machine has."""
+    if profile.where == "slurm":
+        ranks = profile.nodes * (profile.ranks_per_node or max(1, profile.gpus_per_node))
+        parallel = profile.max_parallel or _USUAL_PARALLEL
+        gpus = profile.nodes * profile.gpus_per_node
+        return Place(ranks, gpus, parallel, profile.cpus_per_task or 1, profile.timeout_min)
     num_cores = len(os.sched_getaffinity(0))
     num_there = count_gpus()
     num_gpus = num_there if profile.gpus_per_node < 0 else profile.gpus_per_node

@@ -7,8 +7,9 @@ writes text; knows no files and no stages.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -22,6 +23,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+from qa_dist.cluster.slurm import Submitted
+from qa_dist.run_dir import RunDir
 
 _PLAIN_EVERY_S = 10.0
 
@@ -79,6 +83,21 @@ class StageProgress:
         else:
             seconds = time.monotonic() - self._started
             self._console.print(f"{self._stage}: {state} after {seconds:.1f} s", highlight=False)
+
+
+def show_submitted(console: Console, jobs: Sequence[Submitted], run: RunDir) -> None:
+    """Print what was submitted: stage, job id, elements, what it waits for, and its logs."""
+    if not jobs:
+        return
+    table = Table(title=f"submitted, attempt {jobs[0].attempt}", title_justify="left")
+    for name in ("stage", "job", "elements", "after", "logs"):
+        table.add_column(name, overflow="fold")
+    folder = os.path.relpath(run.logs)
+    for job in jobs:
+        count = f"{len(job.elements):,}"
+        after = ", ".join(map(str, job.after))
+        table.add_row(job.stage, str(job.job), count, after, f"{folder}/{job.stage}-*")
+    console.print(table)
 
 
 def show_prepared(

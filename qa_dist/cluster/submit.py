@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qa_dist.cluster.job import STOP_S, StageJob, report_failure, run_stage
+from qa_dist.cluster.job import STOP_S, LocalJob, report_failure, run_stage
 from qa_dist.files import read_status, write_status
 from qa_dist.processes import kill_with_children
 from qa_dist.run_dir import RunDir
@@ -78,11 +78,7 @@ def run_local(
     `show` is called with the status of each element some times a second. Ctrl-C, SIGTERM, SIGUSR2
     or SIGHUP stop the processes in order; so does an exception, after which they end by themselves.
     """
-    for element, status in _statuses(run, stage, elements).items():
-        # What an earlier training saved stays known; how an earlier attempt ended doesn't count any
-        # more.
-        known = {k: v for k, v in status.items() if stage == "train" and k in ("saved_step", "of")}
-        write_status(run.status_file(stage, element), {**known, "state": "waiting", "step": 0})
+    mark_waiting(run, stage, elements)
     waiting, jobs = list(elements), _Jobs(run, stage, attempt, place, len(elements))
     is_stopping, asked_at = False, float("-inf")
     give_up_at = float("inf")
@@ -109,6 +105,14 @@ def run_local(
         raise
     show(_statuses(run, stage, elements))
     return _outcome(run, stage, elements, jobs, is_stopping)
+
+
+def mark_waiting(run: RunDir, stage: str, elements: Sequence[int]) -> None:
+    """Write the status of elements that are about to be started: how an earlier attempt ended
+    doesn't count any more; what an earlier training saved stays known."""
+    for element, status in _statuses(run, stage, elements).items():
+        known = {k: v for k, v in status.items() if stage == "train" and k in ("saved_step", "of")}
+        write_status(run.status_file(stage, element), {**known, "state": "waiting", "step": 0})
 
 
 class _Jobs:
@@ -139,7 +143,7 @@ class _Jobs:
         gpus = [self._free_gpus.pop(0) for _ in range(count)]
         num_tasks = self.place.num_ranks if self._is_gang else 1
         num_sharing = num_tasks if self._is_gang else self._parallel
-        job = StageJob(
+        job = LocalJob(
             stage=self.stage,
             run=str(self.run.root),
             element=element,
@@ -171,7 +175,7 @@ class _Jobs:
             kill_with_children(job._process.pid)
 
 
-def _submit(job: StageJob, folder: Path, num_tasks: int, timeout_min: int) -> Any:
+def _submit(job: LocalJob, folder: Path, num_tasks: int, timeout_min: int) -> Any:
     import submitit
 
     executor = submitit.LocalExecutor(folder=folder)

@@ -45,8 +45,11 @@ from qa_dist.text.metrics import question_scores
 def evaluate_element(run: RunDir, element: int) -> None:
     """Predict and score one shard with one checkpoint; do nothing if it is done. Raises
     InputError."""
-    step, split, shard_name = elements(run)[element]
-    num_windows = 0
+    there, num_windows = elements(run), 0
+    if element >= len(there):  # submitted before it was known how many checkpoints there will be
+        _beat(run, element, "done", 0, 0)
+        return
+    step, split, shard_name = there[element]
     if not is_evaluated(run, step, shard_name):
         num_windows = _evaluate(run, element, step, split, shard_name)
     _beat(run, element, "done", num_windows, num_windows)

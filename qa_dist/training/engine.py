@@ -1,6 +1,7 @@
 """Ranks, devices and precision behind a few calls: the only place that knows Accelerate.
 
-In: the environment that the launcher set (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT).
+In: the environment that the launcher set (RANK, WORLD_SIZE, LOCAL_RANK; MASTER_ADDR and MASTER_PORT
+or, for rendezvous.py, QA_DIST_RENDEZVOUS; QA_DIST_TIMEOUT_S, the longest wait for a peer).
 Out: a prepared model, backward with one gradient exchange per step, small reductions, and the flag
 "someone asked us to stop". Must not know what is trained.
 """
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from datetime import timedelta
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -21,9 +23,11 @@ import torch
 from torch import nn
 
 from qa_dist.data.order import PAD_MULTIPLE
-from qa_dist.processes import is_alive
+from qa_dist.processes import is_alive, stop_was_asked
+from qa_dist.training import rendezvous
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+TIMEOUT_VARIABLE = "QA_DIST_TIMEOUT_S"
 _LOST_WAIT_S = 3.0
 
 
@@ -47,8 +51,8 @@ def resolve_precision(precision: str) -> str:
 class Engine:
     """One rank of a run."""
 
-    def __init__(self, precision: str, timeout_s: int = 300) -> None:
-        """`precision`: "bf16" or "fp32". `timeout_s`: longest wait for a peer, in seconds."""
+    def __init__(self, precision: str) -> None:
+        """`precision`: "bf16" or "fp32"."""
         from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
         self.precision = precision
@@ -62,7 +66,12 @@ class Engine:
         # forward.
         handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
         if self.world_size > 1:
-            backend, timeout = "gloo" if on_cpu else "nccl", timedelta(seconds=timeout_s)
+            backend = "gloo" if on_cpu else "nccl"
+            timeout = timedelta(seconds=float(os.environ.get(TIMEOUT_VARIABLE, "300")))
+            if meeting := os.environ.get(rendezvous.VARIABLE):
+                if not on_cpu:
+                    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+                rendezvous.join(Path(meeting), backend, self.rank, self.world_size, timeout)
             handlers.append(InitProcessGroupKwargs(backend=backend, timeout=timeout))
         self._accelerator = Accelerator(
             cpu=on_cpu,
@@ -172,6 +181,7 @@ class Engine:
 
         for signum in STOP_SIGNALS:
             self._old_handlers[signum] = signal.signal(signum, note)
+        self._stop_asked = stop_was_asked()  # while this process was starting
 
     def should_stop(self) -> bool:
         """Return whether any rank was asked to stop: the same answer on each rank.

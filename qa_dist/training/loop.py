@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from qa_dist import faults
+from qa_dist.attempts import check_attempt, take_over, update_run
 from qa_dist.checkpoint import (
     Checkpoint,
     find_checkpoint,
@@ -37,7 +38,6 @@ from qa_dist.data.shards import Split, verify_shards
 from qa_dist.files import (
     BrokenFileError,
     read_json,
-    write_json,
     write_status,
 )
 from qa_dist.lock import locked
@@ -57,6 +57,7 @@ from qa_dist.training.optim import (
 )
 
 _HEARTBEAT_S = 1.0
+_TAKE_OVER_S = 60.0  # for an older attempt to notice that it is one
 
 
 class DivergedError(Exception):
@@ -96,8 +97,13 @@ def train(run: RunDir) -> str:
     try:
         with ExitStack() as stack:
             if engine.rank == 0:
-                stack.enter_context(locked(run.root / "train.lock", "this run is being trained"))
-                _note(run, precision=engine.precision)
+                # Before the lock: an older attempt that still lives sees it, and lets go.
+                attempt = os.environ.get("QA_DIST_ATTEMPT") or read_json(run.run_json)["attempt"]
+                take_over(run, int(attempt))
+                stack.enter_context(
+                    locked(run.root / "train.lock", "this run is being trained", _TAKE_OVER_S)
+                )
+                update_run(run, precision=engine.precision)
             facts = engine.broadcast(read_json(run.run_json))
             return Training(run, recipe, prepared, engine, facts).run_to_end()
     except RuntimeError as error:
@@ -107,13 +113,6 @@ def train(run: RunDir) -> str:
         raise lost from error
     finally:
         engine.close()
-
-
-def _note(run: RunDir, **facts: Any) -> None:
-    """Put facts into run.json that weren't there; the caller holds train.lock."""
-    there = read_json(run.run_json)
-    if any(there.get(name) != value for name, value in facts.items()):
-        write_json(run.run_json, {**there, **facts})
 
 
 class Training:
@@ -385,10 +384,10 @@ class Training:
                 dict(vars(progress)),
                 {**self.identity},
                 self.attempt,
-                check_fence=self._check_fence,
+                check_fence=lambda: check_attempt(self.run, self.identity["run"], self.attempt),
             )
             self.saved_step = progress.step
-            _note(self.run, has_checkpoint=True)
+            update_run(self.run, has_checkpoint=True)
             self._heartbeat("running")
             steps = list_steps(self.run.checkpoints)
             periodic = [
@@ -403,15 +402,6 @@ class Training:
                 verified_step=progress.step,
             )
         engine.barrier()
-
-    def _check_fence(self) -> None:
-        """Raise InputError if a newer attempt, or another run of this name, has taken over."""
-        facts = read_json(self.run.run_json)
-        if (facts["id"], facts["attempt"]) != (self.identity["run"], self.attempt):
-            raise InputError(
-                f"{self.run.root}: attempt {facts['attempt']} has taken over; attempt "
-                f"{self.attempt} ends here, without publishing anything more"
-            )
 
     @torch.no_grad()
     def validation_loss(self) -> float:
@@ -437,6 +427,7 @@ class Training:
         """Tell who looks at status/ where we are."""
         self.last_heartbeat = time.monotonic()
         if self.engine.rank == 0:
+            check_attempt(self.run, self.identity["run"], self.attempt)
             write_status(
                 self.run.status_file("train", 0),
                 {

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from qa_dist.cluster import job
-from qa_dist.cluster.job import StageJob, report_failure, run_stage
+from qa_dist.cluster.job import LocalJob, report_failure, run_stage
 from qa_dist.files import read_json, write_status
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
@@ -28,14 +28,14 @@ def run(tmp_path: Path) -> RunDir:
     return RunDir(tmp_path / "run")
 
 
-def make_job(run: RunDir, **facts: Any) -> StageJob:
+def make_job(run: RunDir, **facts: Any) -> LocalJob:
     defaults = {"stage": "evaluate", "element": 3, "attempt": 2, "launcher_pid": 0}
-    return StageJob(
+    return LocalJob(
         **{**defaults, "run": str(run.root), "master_port": 0, "threads": 1, **facts}  # type: ignore[arg-type]
     )
 
 
-def start(stage_job: StageJob, work: Callable[..., str], **environ: str) -> int:
+def start(stage_job: LocalJob, work: Callable[..., str], **environ: str) -> int:
     """Call the job in a forked process whose run_stage is `work`; return the process."""
     child = os.fork()
     if child == 0:

@@ -9,7 +9,7 @@ import pytest
 
 from qa_dist.cluster import place
 from qa_dist.cluster.place import count_gpus, find_place
-from qa_dist.recipe import Profile
+from qa_dist.profile import Profile
 from qa_dist.records import InputError
 
 

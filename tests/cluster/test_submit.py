@@ -19,7 +19,7 @@ import pytest
 from zygote import wait_until
 
 from qa_dist.cluster import submit
-from qa_dist.cluster.job import StageJob
+from qa_dist.cluster.job import LocalJob
 from qa_dist.cluster.submit import Place, gpu_names, run_in_process, run_local
 from qa_dist.files import read_json, write_json, write_status
 from qa_dist.processes import is_alive
@@ -37,12 +37,12 @@ class FakeJobs:
         self.command = "true"
         self.state = "done"
         """What each writes to its status file at once; "": nothing."""
-        self.submitted: list[StageJob] = []
+        self.submitted: list[LocalJob] = []
         self.num_tasks: list[int] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         self.most_at_once = 0
 
-    def __call__(self, job: StageJob, folder: Path, num_tasks: int, timeout_min: int) -> Any:
+    def __call__(self, job: LocalJob, folder: Path, num_tasks: int, timeout_min: int) -> Any:
         self.submitted.append(job)
         self.num_tasks.append(num_tasks)
         if self.state:

@@ -114,7 +114,7 @@ MISTAKES = {
     "recipe": (["recipe=tiny_coca"], 'did you mean "tiny_coqa"?'),
     "setting": (["train.learning_rat=1"], "train.learning_rate"),
     "nodes": (["nodes=2"], "nodes=2: profile=local runs on this machine alone, and several nodes"),
-    "nodes in words": (["nodes=two"], "nodes=two: expected a whole number from 1"),
+    "nodes in words": (["nodes=two"], "nodes=two: expected a whole number such as 4"),
     "gpus": (["gpus_per_node=3"], "gpus_per_node=3: this machine shows 0 GPUs"),
     "stage": (["stages=train,score"], "'score' is none of prepare, train, evaluate, aggregate"),
     "profile": (["profile=cluster"], "profile=cluster: there is none of that name"),
@@ -158,15 +158,19 @@ def test_nodes_without_slurm_say_what_is_missing_and_what_works_here(
     assert "here with nodes=1 ranks_per_node=2" in answer.err
 
 
-def test_auto_is_local_without_slurm_and_says_what_to_do_with_it(
+def test_auto_is_slurm_where_one_answers_else_local(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     auto = [word for word in words if not word.startswith("profile=")]
     monkeypatch.setattr(launch.shutil, "which", lambda name: None)
     assert ask(capsys, *auto, "dry_run=true").status == 0
     monkeypatch.setattr(launch.shutil, "which", lambda name: f"/usr/bin/{name}")
-    answer = ask(capsys, *auto, "dry_run=true")
-    assert answer.status == 2 and "give profile=local" in answer.err
+    monkeypatch.setattr(launch, "is_answering", lambda: False)
+    assert ask(capsys, *auto, "gpus_per_node=0", "dry_run=true").status == 0
+    monkeypatch.setattr(launch, "is_answering", lambda: True)
+    answer = ask(capsys, *auto, "gpus_per_node=0", "nodes=2", "dry_run=true")
+    assert answer.status == 0 and answer.out.count("#!/bin/bash") == 4
+    assert "#SBATCH --nodes=2" in answer.out and "#SBATCH --requeue" in answer.out
 
 
 def test_ctrl_c_while_planning_is_no_traceback(

@@ -1,0 +1,58 @@
+"""run.json: what a run is, and which attempt of it may still publish.
+
+Attempts are numbered; a job that starts takes its number for the run, and whoever holds a lower one
+is refused from then on (a fencing token): on a cluster the tasks of a lost node may live on beside
+those that replaced them. Changes are made under run.lock, one writer at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qa_dist.files import read_json, write_json
+from qa_dist.lock import locked
+from qa_dist.records import InputError
+from qa_dist.run_dir import RunDir
+
+_WAIT_S = 30.0
+
+
+class FencedError(InputError):
+    """A newer attempt has taken over; this one must not publish anything more."""
+
+
+def update_run(run: RunDir, **facts: Any) -> None:
+    """Put facts into run.json that weren't there."""
+    with locked(run.root / "run.lock", "run.json is being written", _WAIT_S, lambda text: None):
+        there = read_json(run.run_json)
+        if any(there.get(name) != value for name, value in facts.items()):
+            write_json(run.run_json, {**there, **facts})
+
+
+def new_attempt(run: RunDir) -> int:
+    """Count one more start of the run; return its number, from 1."""
+    attempt = int(read_json(run.run_json)["attempt"]) + 1
+    update_run(run, attempt=attempt)
+    return attempt
+
+
+def take_over(run: RunDir, attempt: int) -> None:
+    """Make `attempt` the one that may publish. Raises FencedError if a newer one has been."""
+    newest = int(read_json(run.run_json)["attempt"])
+    if attempt < newest:
+        raise _fenced(run, newest, attempt)
+    update_run(run, attempt=attempt)
+
+
+def check_attempt(run: RunDir, run_id: str, attempt: int) -> None:
+    """Raise FencedError if a newer attempt, or another run of this name, has taken over."""
+    facts = read_json(run.run_json)
+    if (facts["id"], facts["attempt"]) != (run_id, attempt):
+        raise _fenced(run, facts["attempt"], attempt)
+
+
+def _fenced(run: RunDir, newest: int, attempt: int) -> FencedError:
+    return FencedError(
+        f"{run.root}: attempt {newest} has taken over; attempt {attempt} ends here, without "
+        "publishing anything more"
+    )

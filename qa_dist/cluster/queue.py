@@ -1,0 +1,168 @@
+"""What SLURM knows of jobs: squeue first, then sacct where there is accounting; and how to have it
+cancel or requeue them.
+
+In: job ids. Out: states in SLURM's own words. A controller that doesn't answer is an error of its
+own (QueueError), never "no such job". No torch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+_TIMEOUT_S = 30.0
+ALIVE = (
+    "PENDING CONFIGURING RUNNING COMPLETING SUSPENDED REQUEUED REQUEUE_HOLD REQUEUE_FED STAGE_OUT "
+    "SIGNALING RESIZING SPECIAL_EXIT STOPPED"
+)
+"""States of a job that may still do something."""
+_FORMAT = "%F|%K|%T|%r|%N|%S|%E"
+
+
+class QueueError(Exception):
+    """A SLURM command failed or isn't there; the message has its own words."""
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """One job, or one element of an array, as squeue or sacct tells it."""
+
+    job: int
+    """The job's id; of an array, that of the whole array."""
+    indices: tuple[int, ...] | None
+    """Array indices that this line stands for; None: not an array."""
+    state: str
+    """SLURM's word, e.g. PENDING."""
+    reason: str
+    """Why it waits, or ended."""
+    nodes: str = ""
+    start: str = ""
+    dependency: str = ""
+
+    @property
+    def is_alive(self) -> bool:
+        return self.state in ALIVE.split()
+
+
+def run_slurm(*words: str, timeout_s: float = _TIMEOUT_S) -> str:
+    """Run a SLURM command; return what it wrote. Raises QueueError."""
+    try:
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            env={**os.environ, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"},
+        )
+    except FileNotFoundError:
+        raise QueueError(f"{words[0]}: there is no such command on this machine's PATH") from None
+    except subprocess.TimeoutExpired:
+        raise QueueError(f"{words[0]}: no answer within {timeout_s:.0f} s") from None
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise QueueError(f"{' '.join(words[:2])}: {lines[-1] if lines else done.returncode}")
+    return done.stdout
+
+
+def queued_jobs(ids: Iterable[int]) -> list[QueuedJob]:
+    """Return what squeue knows of these jobs; those long ended aren't there."""
+    wanted = sorted(set(ids))
+    if not wanted:
+        return []
+    try:
+        text = run_slurm(
+            "squeue", "-h", "-t", "all", "-o", _FORMAT, "-j", ",".join(map(str, wanted))
+        )
+    except QueueError as error:
+        if "Invalid job id" in str(error):  # it has forgotten all of them
+            return []
+        raise
+    return [_from_squeue(line) for line in text.splitlines() if line.strip()]
+
+
+def _from_squeue(line: str) -> QueuedJob:
+    job, indices, state, reason, nodes, start, dependency = line.strip().split("|", 6)
+    return QueuedJob(
+        int(job),
+        None if indices in ("N/A", "") else read_indices(indices),
+        state,
+        "" if reason == "None" else reason,
+        nodes,
+        "" if start == "N/A" else start,
+        "" if dependency == "(null)" else dependency,
+    )
+
+
+def ended_jobs(ids: Iterable[int]) -> list[QueuedJob]:
+    """Return what accounting knows of these jobs; nothing where there is none."""
+    wanted = sorted(set(ids))
+    if not wanted:
+        return []
+    try:
+        text = run_slurm(
+            "sacct", "-n", "-P", "-X", "-o", "JobID,State,NodeList,ExitCode", "-j",
+            ",".join(map(str, wanted)),
+        )  # fmt: skip
+    except QueueError:
+        return []
+    found = []
+    for line in text.splitlines():
+        name, state, nodes, code = line.strip().split("|")
+        match = re.fullmatch(r"(\d+)(?:_(?:\[([^\]%]+)[^\]]*\]|(\d+)))?", name)
+        if match and state:
+            indices = match[2] or match[3]
+            found.append(
+                QueuedJob(
+                    int(match[1]),
+                    read_indices(indices) if indices else None,
+                    state.split()[0],  # "CANCELLED by 0"
+                    f"exit code {code}" if code != "0:0" else "",
+                    nodes,
+                )
+            )
+    return found
+
+
+def read_indices(text: str) -> tuple[int, ...]:
+    """Return the numbers of e.g. "3", "0-4,7" or "0-9%2"."""
+    found: list[int] = []
+    for part in text.partition("%")[0].split(","):
+        low, _, high = part.partition("-")
+        found += range(int(low), int(high or low) + 1)
+    return tuple(found)
+
+
+def show_job(job: str) -> dict[str, str]:
+    """Return scontrol's facts of a job or an array element ("12_3")."""
+    text = run_slurm("scontrol", "show", "job", "-o", job)
+    return dict(word.partition("=")[::2] for word in text.split() if "=" in word)
+
+
+def requeue(job: str) -> None:
+    """Have a running job start anew from the queue."""
+    run_slurm("scontrol", "requeue", job)
+
+
+def cancel(ids: Sequence[int]) -> None:
+    """Cancel jobs; those that have ended already don't matter."""
+    if ids:
+        run_slurm("scancel", *map(str, ids))
+
+
+def max_array_size() -> int:
+    """Return the most elements that one array may have."""
+    match = re.search(r"MaxArraySize\s*=\s*(\d+)", run_slurm("scontrol", "show", "config"))
+    return int(match[1]) if match else 1001
+
+
+def is_answering() -> bool:
+    """Return whether a cluster answers from this machine."""
+    try:
+        run_slurm("sinfo", "-h", "-o", "%P", timeout_s=10)
+    except QueueError:
+        return False
+    return True

@@ -1,0 +1,278 @@
+"""Submit the stages of a run to SLURM: all at once, chained by dependency, arrays split at the
+cluster's own limit.
+
+In: a run, a profile, and which elements of which stages are missing. Out: jobs.json, which says
+what was submitted, and nothing half: if one sbatch is refused, those before it are cancelled. Must
+not import torch, and not know what the stages do.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qa_dist import faults
+from qa_dist.cluster.job import STAGES
+from qa_dist.cluster.queue import (
+    QueuedJob,
+    QueueError,
+    cancel,
+    ended_jobs,
+    max_array_size,
+    queued_jobs,
+)
+from qa_dist.cluster.slurm_job import SlurmJob
+from qa_dist.files import read_json_if_there, write_json
+from qa_dist.profile import Profile, resources_of
+from qa_dist.records import InputError
+from qa_dist.run_dir import RunDir, check_name
+
+CODE = Path(__file__).resolve().parents[2]
+_PATH = re.compile(r"/[A-Za-z0-9_./@+=,:-]*")
+_EXPORTED = (
+    "HOME USER LOGNAME PATH LANG LC_ALL LD_LIBRARY_PATH HF_HOME HF_HUB_CACHE SLURM_CONF "
+    f"{faults.VARIABLE} {faults.LOG_VARIABLE}"
+).split()
+"""All that a job gets of the caller's environment: no secrets."""
+_WAIT_FOR_PEERS_S = 60
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """One sbatch: an array, or a job of one element."""
+
+    stage: str
+    job: int
+    """SLURM's id."""
+    elements: list[int]
+    """The stage's elements, by array index."""
+    after: list[int]
+    """Jobs that must have succeeded first."""
+    attempt: int
+    is_array: bool
+
+
+def submit_stages(
+    run: RunDir,
+    profile: Profile,
+    title: str,
+    elements: Mapping[str, Sequence[int]],
+    attempt: int,
+) -> list[Submitted]:
+    """Submit what is missing of each stage; return the jobs, in order.
+
+    Raises InputError if SLURM refuses one; then none is left in the queue.
+    """
+    chunk = max_array_size()
+    done: list[Submitted] = []
+    before: list[int] = []
+    earlier = read_submitted(run)
+    try:
+        for stage in STAGES:
+            missing = list(elements.get(stage, ()))
+            if not missing:
+                continue
+            of_stage = []
+            for first in range(0, len(missing), chunk):
+                part = missing[first : first + chunk]
+                job = _submit(run, profile, title, stage, part, attempt, before)
+                of_stage.append(Submitted(stage, job, part, before, attempt, len(part) > 1))
+                done.append(of_stage[-1])
+                _save(run, [*earlier, *done])
+            before = [one.job for one in of_stage]
+    except BaseException as error:
+        cancel([one.job for one in done])
+        _save(run, earlier)
+        if isinstance(error, QueueError):
+            raise InputError(f"{error}; nothing is left in the queue") from error
+        raise
+    return done
+
+
+def _save(run: RunDir, jobs: Sequence[Submitted]) -> None:
+    write_json(run.jobs, [asdict(job) for job in jobs])
+
+
+def read_submitted(run: RunDir) -> list[Submitted]:
+    """Return all that was ever submitted for a run, oldest first."""
+    return [Submitted(**job) for job in read_json_if_there(run.jobs) or []]
+
+
+def live_jobs(run: RunDir) -> list[QueuedJob]:
+    """Return the run's jobs that are waiting or running. Raises QueueError."""
+    return [job for job in queued_jobs(one.job for one in read_submitted(run)) if job.is_alive]
+
+
+def check_not_live(run: RunDir) -> None:
+    """Raise InputError with the ids if jobs of the run are waiting or running, or if SLURM can't
+    say."""
+    if not read_submitted(run):
+        return
+    try:
+        live = live_jobs(run)
+    except QueueError as error:
+        raise InputError(
+            f"{run.root}: can't tell whether its jobs are still running ({error}); try again when "
+            "the cluster answers"
+        ) from error
+    if live:
+        numbers = " ".join(sorted({str(job.job) for job in live}))
+        ids = ", ".join(sorted({f"{job.job} ({job.state.lower()})" for job in live}))
+        raise InputError(
+            f"{run.root}: its jobs are in the queue: {ids}. Wait for them, or cancel them with "
+            f"`scancel {numbers}`; for a second run beside it give name=..."
+        )
+
+
+def _submit(
+    run: RunDir,
+    profile: Profile,
+    title: str,
+    stage: str,
+    elements: Sequence[int],
+    attempt: int,
+    after: Sequence[int],
+) -> int:
+    """Submit one array (or job); return its id."""
+    import submitit
+    from submitit.helpers import clean_env
+
+    executor = make_executor(run, profile, title, stage, after)
+    try:
+        with clean_env():
+            if len(elements) == 1:
+                jobs = [executor.submit(make_job(run, profile, stage, elements[0], attempt))]
+            else:
+                with executor.batch():
+                    jobs = [
+                        executor.submit(make_job(run, profile, stage, element, attempt))
+                        for element in elements
+                    ]
+    except submitit.core.utils.FailedJobError as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        refused = next((line for line in lines if "error:" in line), lines[-1])
+        raise QueueError(f"sbatch refused the {stage} stage: {refused.strip()}") from error
+    return int(jobs[0].job_id.partition("_")[0])
+
+
+def make_job(run: RunDir, profile: Profile, stage: str, element: int, attempt: int) -> SlurmJob:
+    """Return what an element's processes unpickle: names, paths and numbers."""
+    return SlurmJob(
+        stage=stage,
+        run=str(run.root),
+        element=element,
+        attempt=attempt,
+        threads=resources_of(profile, stage).cpus_per_task,
+        ranks_per_node=ranks_per_node(profile) if stage == "train" else 1,
+        has_gpus=resources_of(profile, stage).gpus_per_node > 0,
+        interface=profile.master_interface,
+        signal_lead_s=profile.signal_lead_s,
+        max_timeouts=profile.max_timeouts,
+    )
+
+
+def ranks_per_node(profile: Profile) -> int:
+    """Return how many training processes each node gets."""
+    return profile.ranks_per_node or max(1, profile.gpus_per_node)
+
+
+def make_executor(
+    run: RunDir, profile: Profile, title: str, stage: str, after: Sequence[int]
+) -> Any:
+    """Return submitit's executor with a stage's parameters."""
+    import submitit
+
+    asked = resources_of(profile, stage)
+    is_gang = stage == "train"
+    # Until Python has its handlers, USR2 would kill it.
+    python = f'sh -c \'trap "" USR2; exec "$0" "$@"\' {sys.executable}'
+    executor = submitit.SlurmExecutor(
+        folder=run.logs / "submitit", max_num_timeout=profile.max_timeouts, python=python
+    )
+    options = {
+        "partition": asked.partition,
+        "account": asked.account,
+        "qos": asked.qos,
+        "constraint": asked.constraint,
+        "cpus_per_task": asked.cpus_per_task,
+        "gpus_per_node": asked.gpus_per_node,
+        "mem": f"{round(asked.mem_gb * 1000)}M" if asked.mem_gb else "",
+        "dependency": "afterok:" + ":".join(map(str, after)) if after else "",
+    }
+    executor.update_parameters(
+        **{name: value for name, value in options.items() if value},
+        job_name=check_name(f"{title}.{stage}"[:64], "job name"),
+        time=asked.timeout_min,
+        nodes=profile.nodes if is_gang else 1,
+        ntasks_per_node=ranks_per_node(profile) if is_gang else 1,
+        signal_delay_s=profile.signal_lead_s,
+        array_parallelism=profile.max_parallel or 100_000,
+        setup=_setup_lines(run, profile),
+        srun_args=[
+            f"--wait={_WAIT_FOR_PEERS_S}",
+            *([f"--cpus-per-task={asked.cpus_per_task}"] if asked.cpus_per_task else []),
+        ],
+        additional_parameters={
+            "requeue": True,
+            "chdir": str(run.root),
+            "export": ",".join(name for name in _EXPORTED if name in os.environ) or "NIL",
+            **({"kill-on-invalid-dep": "yes"} if after else {}),
+        },
+    )
+    return executor
+
+
+def sbatch_script(run: RunDir, profile: Profile, title: str, stage: str) -> str:
+    """Return what sbatch would be given for a stage, for dry_run=true; ids of jobs aren't known
+    yet."""
+    executor = make_executor(run, profile, title, stage, [])
+    return str(executor._make_submission_file_text(executor._submitit_command_str, ""))
+
+
+def _setup_lines(run: RunDir, profile: Profile) -> list[str]:
+    """Return the shell lines in front of srun."""
+    code = run.root / "code"
+    lines = ["umask 077", f". {code / 'slurm' / 'env.sh'}"]
+    lines += [f"export {name}='{value}'" for name, value in profile.environment.items()]
+    return [*lines, f"export PYTHONPATH={code} HF_HUB_OFFLINE=1"]
+
+
+def check_paths(run: RunDir) -> None:
+    """Raise InputError if a path has characters that sbatch's parser may take for something
+    else."""
+    for what, path in (("runs_dir", str(run.root)), ("this Python", sys.executable)):
+        if not _PATH.fullmatch(path):
+            raise InputError(
+                f"{what}: {path} holds characters other than letters, digits and _./@+=,:- which "
+                "sbatch may misread; choose another place"
+            )
+
+
+def save_code(run: RunDir, profile: Profile) -> None:
+    """Copy the code into the run: every attempt runs from there, whatever happens to this
+    checkout."""
+    code, temporary = run.root / "code", run.root / ".code.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    keep = shutil.ignore_patterns("__pycache__", "*.pyc", "encoder", "*.json")
+    shutil.copytree(CODE / "qa_dist", temporary / "qa_dist", ignore=keep)
+    (temporary / "slurm").mkdir()
+    env_file = Path(profile.env_file or CODE / "slurm" / "env.sh").expanduser()
+    if not env_file.is_file():
+        raise InputError(f"env_file={env_file}: there is no such file")
+    shutil.copy(env_file, temporary / "slurm" / "env.sh")
+    shutil.rmtree(code, ignore_errors=True)
+    temporary.rename(code)
+
+
+def states(run: RunDir) -> list[QueuedJob]:
+    """Return what SLURM says of all jobs of a run: squeue, and for those it has forgotten
+    accounting."""
+    ids = {one.job for one in read_submitted(run)}
+    found = queued_jobs(ids)
+    return [*found, *ended_jobs(ids - {job.job for job in found})]
