@@ -159,12 +159,19 @@ def test_nodes_without_slurm_say_what_is_missing_and_what_works_here(
 
 
 def test_auto_is_slurm_where_one_answers_else_local(
-    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     auto = [word for word in words if not word.startswith("profile=")]
     monkeypatch.setattr(launch.shutil, "which", lambda name: None)
     assert ask(capsys, *auto, "dry_run=true").status == 0
-    monkeypatch.setattr(launch.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.undo()
+    for name in ("sbatch", "srun"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / name).chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(launch, "is_answering", lambda: False)
     assert ask(capsys, *auto, "gpus_per_node=0", "dry_run=true").status == 0
     monkeypatch.setattr(launch, "is_answering", lambda: True)
