@@ -12,7 +12,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -141,11 +142,10 @@ def _submit(
 ) -> int:
     """Submit one array (or job); return its id."""
     import submitit
-    from submitit.helpers import clean_env
 
     executor = make_executor(run, profile, title, stage, after)
     try:
-        with clean_env():
+        with _outside_a_job():
             if len(elements) == 1:
                 jobs = [executor.submit(make_job(run, profile, stage, elements[0], attempt))]
             else:
@@ -156,9 +156,22 @@ def _submit(
                     ]
     except submitit.core.utils.FailedJobError as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
-        refused = next((line for line in lines if "error:" in line), lines[-1])
-        raise QueueError(f"sbatch refused the {stage} stage: {refused.strip()}") from error
+        refused = [line for line in lines if "error:" in line or "fatal:" in line] or lines
+        raise QueueError(f"sbatch refused the {stage} stage: {refused[-1].strip()}") from error
     return int(jobs[0].job_id.partition("_")[0])
+
+
+@contextmanager
+def _outside_a_job() -> Iterator[None]:
+    """Hide the variables of a job that we may be in ourselves, but not which cluster to ask."""
+    from submitit.helpers import clean_env
+
+    config = os.environ.get("SLURM_CONF")
+    with clean_env():
+        if config:
+            os.environ["SLURM_CONF"] = config
+        yield
+        os.environ.pop("SLURM_CONF", None)
 
 
 def make_job(run: RunDir, profile: Profile, stage: str, element: int, attempt: int) -> SlurmJob:
@@ -215,6 +228,7 @@ def make_executor(
         array_parallelism=profile.max_parallel or 100_000,
         setup=_setup_lines(run, profile),
         srun_args=[
+            "--export=ALL",  # of the job, which has only what sbatch was told to export
             f"--wait={_WAIT_FOR_PEERS_S}",
             *([f"--cpus-per-task={asked.cpus_per_task}"] if asked.cpus_per_task else []),
         ],
