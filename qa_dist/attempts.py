@@ -7,9 +7,11 @@ those that replaced them. Changes are made under run.lock, one writer at a time.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from qa_dist.files import read_json, write_json
+from qa_dist.files import canonical_json, read_json, write_json
 from qa_dist.lock import locked
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
@@ -23,17 +25,37 @@ class FencedError(InputError):
 
 def update_run(run: RunDir, **facts: Any) -> None:
     """Put facts into run.json that weren't there."""
-    with locked(run.root / "run.lock", "run.json is being written", _WAIT_S, lambda text: None):
-        there = read_json(run.run_json)
-        if any(there.get(name) != value for name, value in facts.items()):
-            write_json(run.run_json, {**there, **facts})
+    with _writing(run) as there:
+        there |= facts
 
 
 def new_attempt(run: RunDir) -> int:
-    """Count one more start of the run; return its number, from 1."""
-    attempt = int(read_json(run.run_json)["attempt"]) + 1
-    update_run(run, attempt=attempt)
-    return attempt
+    """Count one more start of the run, whose jobs have not yet run out of time; return its number,
+    from 1."""
+    with _writing(run) as there:
+        there["attempt"] += 1
+        there.pop("timeouts", None)
+        return int(there["attempt"])
+
+
+def count_timeout(run: RunDir, stage: str, element: int) -> int:
+    """Count that a job ran into its time limit; return how often that was since the launch."""
+    with _writing(run) as there:
+        counts = there.setdefault("timeouts", {})
+        name = f"{stage}-{element}"
+        counts[name] = counts.get(name, 0) + 1
+        return int(counts[name])
+
+
+@contextmanager
+def _writing(run: RunDir) -> Iterator[dict[str, Any]]:
+    """Yield run.json to be changed; written afterwards if it was."""
+    with locked(run.root / "run.lock", "run.json is being written", _WAIT_S, lambda text: None):
+        there = read_json(run.run_json)
+        before = canonical_json(there)
+        yield there
+        if canonical_json(there) != before:
+            write_json(run.run_json, there)
 
 
 def take_over(run: RunDir, attempt: int) -> None:

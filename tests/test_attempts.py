@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from qa_dist.attempts import FencedError, check_attempt, new_attempt, take_over, update_run
+from qa_dist.attempts import (
+    FencedError,
+    check_attempt,
+    count_timeout,
+    new_attempt,
+    take_over,
+    update_run,
+)
 from qa_dist.files import read_json, write_json
 from qa_dist.run_dir import RunDir
 
@@ -58,3 +65,10 @@ def test_nothing_is_written_where_nothing_changes(run: RunDir) -> None:
     before = run.run_json.stat().st_mtime_ns
     update_run(run, attempt=3)
     assert run.run_json.stat().st_mtime_ns == before
+
+
+def test_timeouts_are_counted_by_element_until_the_next_launch(run: RunDir) -> None:
+    assert [count_timeout(run, "train", 0) for _ in range(2)] == [1, 2]
+    assert count_timeout(run, "evaluate", 3) == 1
+    new_attempt(run)
+    assert count_timeout(run, "train", 0) == 1

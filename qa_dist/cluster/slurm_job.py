@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qa_dist.attempts import count_timeout
 from qa_dist.cluster.job import StageJob
 from qa_dist.cluster.queue import QueueError, requeue, show_job
 from qa_dist.files import read_status, write_status
@@ -66,11 +67,13 @@ class SlurmJob(StageJob):
         path = run.status_file(self.stage, self.element)
         facts = read_status(path)
         reason = why_stopped(job, self.signal_lead_s)
-        timeouts = int(facts.get("timeouts", 0)) + (reason == "time limit")
-        facts |= {"timeouts": timeouts, "stopped_by": reason, "updated_at": time.time()}
+        facts |= {"stopped_by": reason, "updated_at": time.time()}
         if reason == "cancelled":
             write_status(path, facts)
             return
+        timeouts = 0
+        if reason == "time limit":
+            timeouts = count_timeout(run, self.stage, self.element)
         if timeouts > self.max_timeouts:
             text = (
                 f"ran into its time limit {timeouts} times (max_timeouts={self.max_timeouts}); all "
