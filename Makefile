@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check format clean
+.PHONY: setup demo test check format clean slurm-up slurm-down
 
 setup: $(VENV)/.installed
 
@@ -36,3 +36,10 @@ format: setup
 
 clean:
 	rm -rf $(VENV) runs prepared build *.egg-info
+
+# A SLURM cluster on this machine: see slurm/cluster/README.md.
+slurm-up:
+	slurm/cluster/up
+
+slurm-down:
+	slurm/cluster/down
