@@ -70,11 +70,11 @@ def submit_stages(
 
     Raises InputError if SLURM refuses one; then none is left in the queue.
     """
-    chunk = max_array_size()
     done: list[Submitted] = []
     before: list[int] = []
     earlier = read_submitted(run)
     try:
+        chunk = max_array_size()
         for stage in STAGES:
             missing = list(elements.get(stage, ()))
             if not missing:
@@ -88,7 +88,15 @@ def submit_stages(
                 _save(run, [*earlier, *done])
             before = [one.job for one in of_stage]
     except BaseException as error:
-        cancel([one.job for one in done])
+        ids = [one.job for one in done]
+        try:
+            cancel(ids)
+        except QueueError as problem:
+            left = " ".join(map(str, ids))
+            raise InputError(
+                f"{error}; and what was submitted before couldn't be cancelled ({problem}): run "
+                f"`scancel {left}` when the cluster answers"
+            ) from error
         _save(run, earlier)
         if isinstance(error, QueueError):
             raise InputError(f"{error}; nothing is left in the queue") from error
@@ -272,13 +280,13 @@ def save_code(run: RunDir, profile: Profile) -> None:
     """Copy the code into the run: every attempt runs from there, whatever happens to this
     checkout."""
     code, temporary = run.root / "code", run.root / ".code.tmp"
+    env_file = Path(profile.env_file or CODE / "slurm" / "env.sh").expanduser()
+    if not env_file.is_file():
+        raise InputError(f"env_file={env_file}: there is no such file")
     shutil.rmtree(temporary, ignore_errors=True)
     keep = shutil.ignore_patterns("__pycache__", "*.pyc", "encoder", "*.json")
     shutil.copytree(CODE / "qa_dist", temporary / "qa_dist", ignore=keep)
     (temporary / "slurm").mkdir()
-    env_file = Path(profile.env_file or CODE / "slurm" / "env.sh").expanduser()
-    if not env_file.is_file():
-        raise InputError(f"env_file={env_file}: there is no such file")
     shutil.copy(env_file, temporary / "slurm" / "env.sh")
     shutil.rmtree(code, ignore_errors=True)
     temporary.rename(code)

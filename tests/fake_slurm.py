@@ -1,0 +1,76 @@
+"""Stand-ins for SLURM's commands on PATH, for what a real cluster can't be made to do at will."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_SBATCH = """#!/bin/sh
+n=$(($(cat {folder}/count) + 1))
+[ -e {folder}/refuse-$n ] && {{ cat {folder}/refuse-$n >&2; exit 1; }}
+echo $n > {folder}/count
+cp "$1" {folder}/script-$n
+env > {folder}/environ-$n
+echo "Submitted batch job $((100 + n))"
+"""
+_RECORD = """#!/bin/sh
+echo "{name} $*" >> {folder}/calls
+[ -e {folder}/{name}.error ] && {{ cat {folder}/{name}.error >&2; exit 1; }}
+[ -e {folder}/{name}.out ] && cat {folder}/{name}.out
+exit 0
+"""
+
+
+class FakeSlurm:
+    """sbatch counts jobs from 101 and keeps scripts; the others print what the test gave them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        (folder / "count").write_text("0")
+        self._write("sbatch", _SBATCH)
+        for name in ("srun", "squeue", "sacct", "scontrol", "scancel", "sinfo"):
+            self._write(name, _RECORD)
+
+    def _write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.write_text(text.format(folder=self.folder, name=name))
+        path.chmod(0o700)
+
+    def says(self, name: str, text: str) -> None:
+        """Let a command print `text`."""
+        (self.folder / f"{name}.out").write_text(text)
+
+    def fails(self, name: str, text: str) -> None:
+        """Let a command fail with `text`."""
+        (self.folder / f"{name}.error").write_text(text)
+
+    def refuses(self, number: int, text: str) -> None:
+        """Let the nth sbatch fail."""
+        (self.folder / f"refuse-{number}").write_text(text)
+
+    @property
+    def calls(self) -> list[str]:
+        """Command lines of all but sbatch."""
+        path = self.folder / "calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def script(self, number: int) -> str:
+        return (self.folder / f"script-{number}").read_text()
+
+    def environ(self, number: int) -> str:
+        return (self.folder / f"environ-{number}").read_text()
+
+    @property
+    def num_submitted(self) -> int:
+        return int((self.folder / "count").read_text())
+
+
+@pytest.fixture
+def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    fake = FakeSlurm(tmp_path / "fake-slurm")
+    monkeypatch.setenv("PATH", f"{fake.folder}:{os.environ['PATH']}")
+    fake.says("scontrol", "MaxArraySize            = 4\n")
+    return fake
