@@ -40,15 +40,14 @@ def kill_with_children(pid: int) -> None:
             continue
 
 
-_stop_asked = False
+_stop_signals: set[int] = set()
 
 
 def note_stop(signum: int, frame: FrameType | None) -> None:
     """Signal handler that only notes that this process was asked to stop."""
-    global _stop_asked
-    _stop_asked = True
+    _stop_signals.add(signum)
 
 
-def stop_was_asked() -> bool:
-    """Return whether `note_stop` has been called."""
-    return _stop_asked
+def stop_signals() -> frozenset[int]:
+    """Return the signals that `note_stop` has seen."""
+    return frozenset(_stop_signals)

@@ -182,6 +182,7 @@ class LocalJob(StageJob):
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
+    note_stop(signum, frame)
     for again in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(again, signal.SIG_IGN)
     raise StopAskedError

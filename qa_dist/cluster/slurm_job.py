@@ -2,12 +2,13 @@
 stop in order, back into the queue.
 
 A job that was preempted, ran into its time limit or was sent USR2 is requeued by rank 0 once its
-state is saved; one that somebody cancelled isn't. Slurm itself requeues after a lost node.
+state is saved; one that somebody cancelled isn't. After a lost node Slurm itself requeues.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from qa_dist.attempts import count_timeout
 from qa_dist.cluster.job import StageJob
 from qa_dist.cluster.queue import QueueError, requeue, show_job
 from qa_dist.files import read_status, write_status
+from qa_dist.processes import stop_signals
 from qa_dist.run_dir import RunDir
 
 _LATE_S = 30.0
@@ -66,9 +68,9 @@ class SlurmJob(StageJob):
         job = own_job_id()
         path = run.status_file(self.stage, self.element)
         facts = read_status(path)
-        reason = why_stopped(job, self.signal_lead_s)
+        reason = why_stopped(job, self.signal_lead_s, signal.SIGUSR2 in stop_signals())
         facts |= {"stopped_by": reason, "updated_at": time.time()}
-        if reason == "cancelled":
+        if reason == "ended":  # after a lost node Slurm puts it back into the queue by itself
             write_status(path, facts)
             return
         timeouts = 0
@@ -86,6 +88,8 @@ class SlurmJob(StageJob):
         try:
             requeue(job)
         except QueueError as error:
+            if "pending" in str(error):
+                return  # it is back in the queue already
             text = (
                 f"stopped ({reason}) and couldn't be queued again: {error}. Launch again to go on"
             )
@@ -101,19 +105,26 @@ def own_job_id() -> str:
     return os.environ["SLURM_JOB_ID"]
 
 
-def why_stopped(job: str, signal_lead_s: int) -> str:
-    """Return "cancelled", "preempted", "time limit" or "asked" (somebody sent USR2)."""
+def why_stopped(job: str, signal_lead_s: int, had_warning: bool) -> str:
+    """Return "preempted", "time limit", "asked" (by USR2) or "ended" (cancelled, or a node lost).
+
+    `had_warning`: USR2 came, which Slurm sends before a preemption and a time limit only.
+    """
     facts: dict[str, Any] = {}
     with suppress(QueueError):
         facts = show_job(job)
-    if facts.get("JobState", "").startswith("CANCELLED"):
-        return "cancelled"
-    if facts.get("JobState") == "TIMEOUT":
-        return "time limit"
-    if facts.get("JobState") == "PREEMPTED" or facts.get("PreemptTime", "None") != "None":
-        return "preempted"
-    end = facts.get("EndTime", "")
-    with suppress(ValueError):
-        if float(end) - time.time() <= signal_lead_s + _LATE_S:
+    if had_warning and facts.get("PreemptTime", "None") != "None":
+        return "preempted"  # the end is near as well then: that of the grace time
+    with suppress(ValueError, KeyError):
+        end = float(facts["EndTime"])
+        is_over = end - float(facts["StartTime"]) >= _seconds(facts["TimeLimit"])
+        if is_over or (had_warning and end - time.time() <= signal_lead_s + _LATE_S):
             return "time limit"
-    return "asked"
+    return "asked" if had_warning else "ended"
+
+
+def _seconds(text: str) -> float:
+    """Return the seconds of e.g. "1-02:00:00"."""
+    days, _, clock = text.rpartition("-")
+    hours, minutes, seconds = map(int, clock.split(":"))
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60.0 + seconds

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from qa_dist.data.order import PAD_MULTIPLE
-from qa_dist.processes import is_alive, stop_was_asked
+from qa_dist.processes import is_alive, note_stop, stop_signals
 from qa_dist.training import rendezvous
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
@@ -178,10 +178,11 @@ class Engine:
 
         def note(signum: int, frame: FrameType | None) -> None:
             self._stop_asked = True
+            note_stop(signum, frame)
 
         for signum in STOP_SIGNALS:
             self._old_handlers[signum] = signal.signal(signum, note)
-        self._stop_asked = stop_was_asked()  # while this process was starting
+        self._stop_asked = bool(stop_signals())  # while this process was starting
 
     def should_stop(self) -> bool:
         """Return whether any rank was asked to stop: the same answer on each rank.

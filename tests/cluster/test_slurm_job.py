@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from fake_slurm import FakeSlurm, fake_slurm
 
+from qa_dist.cluster import slurm_job
 from qa_dist.cluster.slurm_job import SlurmJob, own_job_id, why_stopped
 from qa_dist.files import read_json, read_status, write_json, write_status
 from qa_dist.run_dir import RunDir
@@ -36,6 +38,7 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    monkeypatch.setattr(slurm_job, "stop_signals", lambda: {signal.SIGUSR2})
 
 
 def make_job(run: RunDir, **facts: Any) -> SlurmJob:
@@ -71,21 +74,28 @@ def test_ranks_and_attempt_come_from_slurm(run: RunDir, monkeypatch: pytest.Monk
     assert "CUDA_VISIBLE_DEVICES" not in again
 
 
+RUNNING = "JobId=12 JobState=RUNNING TimeLimit=1-00:10:00 StartTime={start}"
+ENDING = "JobId=12 JobState=COMPLETING TimeLimit=00:10:00 StartTime=5"
+
+
 @pytest.mark.parametrize(
-    ("facts", "reason"),
+    ("facts", "warned", "reason"),
     [
-        ("JobId=12 JobState=CANCELLED Reason=None EndTime=5", "cancelled"),
-        ("JobId=12 JobState=RUNNING PreemptTime=1700000000 EndTime=1700000009", "preempted"),
-        ("JobId=12 JobState=RUNNING PreemptTime=None EndTime={soon}", "time limit"),
-        ("JobId=12 JobState=TIMEOUT PreemptTime=None EndTime=5", "time limit"),
-        ("JobId=12 JobState=RUNNING PreemptTime=None EndTime={late}", "asked"),
-        ("JobId=12 JobState=RUNNING PreemptTime=None EndTime=Unknown", "asked"),
+        (RUNNING + " PreemptTime=1700000000 EndTime={soon}", True, "preempted"),
+        (RUNNING + " PreemptTime=None EndTime={soon}", True, "time limit"),
+        (RUNNING + " PreemptTime=None EndTime={late}", True, "asked"),
+        (RUNNING + " PreemptTime=None EndTime=Unknown", True, "asked"),
+        (ENDING + " EndTime=9", False, "ended"),
+        (ENDING + " EndTime=605", False, "time limit"),
+        ("", False, "ended"),
+        ("", True, "asked"),
     ],
 )
-def test_why_it_was_stopped(fake_slurm: FakeSlurm, facts: str, reason: str) -> None:
-    now = time.time()
-    fake_slurm.says("scontrol", facts.format(soon=int(now + 100), late=int(now + 4000)))
-    assert why_stopped("12", 120) == reason
+def test_why_it_was_stopped(fake_slurm: FakeSlurm, facts: str, warned: bool, reason: str) -> None:
+    now = int(time.time())
+    text = facts.format(start=now - 60, soon=now + 100, late=now + 4000)
+    fake_slurm.says("scontrol", text)
+    assert why_stopped("12", 120, warned) == reason
 
 
 def test_an_array_element_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,15 +115,19 @@ def test_a_preempted_job_goes_back_into_the_queue(fake_slurm: FakeSlurm, run: Ru
     assert "timeouts" not in read_json(run.run_json), "only time limits use that budget up"
 
 
-def test_a_cancelled_job_stays_stopped(fake_slurm: FakeSlurm, run: RunDir) -> None:
-    fake_slurm.says("scontrol", "JobState=CANCELLED")
+def test_a_cancelled_job_stays_stopped(
+    fake_slurm: FakeSlurm, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_job, "stop_signals", lambda: {signal.SIGTERM})
+    fake_slurm.says("scontrol", "JobState=COMPLETING StartTime=5 EndTime=9 TimeLimit=00:10:00")
     make_job(run).stopped(run)
     assert not any("requeue" in call for call in fake_slurm.calls)
     assert read_status(run.status_file("train", 0))["state"] == "stopped"
 
 
 def test_t12_too_many_time_limits_end_with_what_to_do(fake_slurm: FakeSlurm, run: RunDir) -> None:
-    fake_slurm.says("scontrol", f"JobState=RUNNING EndTime={int(time.time()) + 60}")
+    times = f"StartTime={int(time.time()) - 60} EndTime={int(time.time()) + 60}"
+    fake_slurm.says("scontrol", f"JobState=RUNNING {times} TimeLimit=00:10:00")
     for _ in range(2):
         make_job(run).stopped(run)
     assert [call for call in fake_slurm.calls if "requeue" in call] == ["scontrol requeue 12"] * 2
