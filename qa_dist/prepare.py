@@ -82,7 +82,7 @@ class _Counts:
 
 def elements(prepared: Prepared) -> list[tuple[str, int]]:
     """Return (split, shard) of each array element of the stage, in order."""
-    return [(s, i) for s, num in prepared.num_shards.items() for i in range(num)]
+    return prepared.elements()
 
 
 def prepare_element(run: RunDir, element: int) -> None:

@@ -56,7 +56,13 @@ def run_slurm(*words: str, timeout_s: float = _TIMEOUT_S) -> str:
             text=True,
             timeout=timeout_s,
             check=False,
-            env={**os.environ, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"},
+            # Else squeue cuts the indices of an array off after 64 characters.
+            env={
+                **os.environ,
+                "SLURM_TIME_FORMAT": "%s",
+                "SLURM_BITSTR_LEN": "0",
+                "LC_ALL": "C",
+            },
         )
     except FileNotFoundError:
         raise QueueError(f"{words[0]}: there is no such command on this machine's PATH") from None
@@ -68,15 +74,16 @@ def run_slurm(*words: str, timeout_s: float = _TIMEOUT_S) -> str:
     return done.stdout
 
 
-def queued_jobs(ids: Iterable[int]) -> list[QueuedJob]:
+def queued_jobs(ids: Iterable[int], timeout_s: float = _TIMEOUT_S) -> list[QueuedJob]:
     """Return what squeue knows of these jobs; those long ended aren't there."""
     wanted = sorted(set(ids))
     if not wanted:
         return []
     try:
         text = run_slurm(
-            "squeue", "-h", "-t", "all", "-o", _FORMAT, "-j", ",".join(map(str, wanted))
-        )
+            "squeue", "-h", "-t", "all", "-o", _FORMAT, "-j", ",".join(map(str, wanted)),
+            timeout_s=timeout_s,
+        )  # fmt: skip
     except QueueError as error:
         if "Invalid job id" in str(error):  # it has forgotten all of them
             return []
@@ -97,7 +104,7 @@ def _from_squeue(line: str) -> QueuedJob:
     )
 
 
-def ended_jobs(ids: Iterable[int]) -> list[QueuedJob]:
+def ended_jobs(ids: Iterable[int], timeout_s: float = _TIMEOUT_S) -> list[QueuedJob]:
     """Return what accounting knows of these jobs; nothing where there is none."""
     wanted = sorted(set(ids))
     if not wanted:
@@ -106,6 +113,7 @@ def ended_jobs(ids: Iterable[int]) -> list[QueuedJob]:
         text = run_slurm(
             "sacct", "-n", "-P", "-X", "-o", "JobID,State,NodeList,ExitCode", "-j",
             ",".join(map(str, wanted)),
+            timeout_s=timeout_s,
         )  # fmt: skip
     except QueueError:
         return []
@@ -121,18 +129,19 @@ def ended_jobs(ids: Iterable[int]) -> list[QueuedJob]:
                     read_indices(indices) if indices else None,
                     state.split()[0],  # "CANCELLED by 0"
                     f"exit code {code}" if code != "0:0" else "",
-                    nodes,
+                    "" if nodes == "None assigned" else nodes,
                 )
             )
     return found
 
 
 def read_indices(text: str) -> tuple[int, ...]:
-    """Return the numbers of e.g. "3", "0-4,7" or "0-9%2"."""
+    """Return the numbers of e.g. "3", "0-4,7", "0-9%2" or "0-20:5"."""
     found: list[int] = []
     for part in text.partition("%")[0].split(","):
-        low, _, high = part.partition("-")
-        found += range(int(low), int(high or low) + 1)
+        ends, _, stride = part.partition(":")
+        low, _, high = ends.partition("-")
+        found += range(int(low), int(high or low) + 1, int(stride or 1))
     return tuple(found)
 
 
@@ -149,8 +158,13 @@ def requeue(job: str) -> None:
 
 def cancel(ids: Sequence[int]) -> None:
     """Cancel jobs; those that have ended already don't matter."""
-    if ids:
+    if not ids:
+        return
+    try:
         run_slurm("scancel", *map(str, ids))
+    except QueueError as error:
+        if not re.search(r"Invalid job id|already complet", str(error)):
+            raise
 
 
 def max_array_size() -> int:

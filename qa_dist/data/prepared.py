@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qa_dist.data.shards import Split, find_shards, open_split
 from qa_dist.files import BrokenFileError, read_json
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, shard_name
-from qa_dist.text.windows import PairTemplate
+
+# What opens shards is imported where it is needed: jobs/status.py asks for names only, at once.
+if TYPE_CHECKING:
+    from qa_dist.data.shards import Split
+    from qa_dist.text.windows import PairTemplate
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,21 @@ class Prepared:
         num = self.num_shards[split]
         return [self.folder / shard_name(split, index, num) for index in range(num)]
 
+    def elements(self) -> list[tuple[str, int]]:
+        """Return (split, shard) of each element of the prepare array, in order."""
+        return [(split, i) for split, num in self.num_shards.items() for i in range(num)]
+
     def missing(self, split: str) -> list[Path]:
         """Return the shards of a split that aren't finished."""
+        from qa_dist.data.shards import find_shards
+
         return find_shards(self.folder, split, self.num_shards[split])[1]
 
     def open(self, split: str) -> Split:
         """Map all shards of a split into memory. Raises InputError naming those that are missing or
         broken."""
+        from qa_dist.data.shards import open_split
+
         missing = self.missing(split)
         if missing:
             names = ", ".join(path.name for path in missing[:5])
@@ -70,4 +81,6 @@ def read_prepared(run: RunDir) -> Prepared:
 
 def read_template(split: Split) -> PairTemplate:
     """Return the special tokens around question and context, as the shards' markers keep them."""
+    from qa_dist.text.windows import PairTemplate
+
     return PairTemplate.from_json(split.shards[0].marker["template"])

@@ -1,0 +1,168 @@
+"""What the disk says of each element of a stage: its marker, its heartbeat, and whether a process
+of this machine still works on it.
+
+In: a run's folder. Out: facts, which status.py weighs against what the queue says. Asks no
+scheduler, loads no numpy; reads the heads of files only, so that 1,000 elements take a moment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qa_dist.cluster.slurm import Submitted, read_submitted
+from qa_dist.data.prepared import read_prepared
+from qa_dist.evaluation.elements import elements as evaluate_elements
+from qa_dist.evaluation.elements import finished_steps, marker_file
+from qa_dist.files import MARKER, read_status
+from qa_dist.processes import is_alive
+from qa_dist.run_dir import RunDir
+
+_HOLDER = re.compile(r"process (\d+) on (\S+)")
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """One element, as its files tell it."""
+
+    index: int
+    is_done: bool
+    """Its marker is there."""
+    heartbeat: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def said(self) -> str:
+        """The state that its last heartbeat gave; empty: there is none."""
+        return str(self.heartbeat.get("state", ""))
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that works for a run."""
+
+    pid: int
+    host: str
+
+    @property
+    def is_here(self) -> bool:
+        return self.host == socket.gethostname()
+
+
+def read_elements(run: RunDir, stage: str) -> list[OnDisk]:
+    """Return the elements that a stage has, as far as that can be known already."""
+    submitted = [i for one in read_submitted(run) if one.stage == stage for i in one.elements]
+    if stage == "prepare":
+        prepared = read_prepared(run)
+        markers = [
+            path / MARKER for split in prepared.num_shards for path in prepared.shards(split)
+        ]
+        return [_read(run, stage, i, path.is_file()) for i, path in enumerate(markers)]
+    steps = finished_steps(run)
+    train = read_status(run.status_file("train", 0))
+    is_trained = train.get("state") == "done" and train.get("of") in steps
+    if stage == "train":
+        return [OnDisk(0, is_trained, train)]
+    if stage == "evaluate" and is_trained:
+        there = evaluate_elements(run)
+        markers = [marker_file(run, step, shard) for step, _, shard in there]
+        return [_read(run, stage, i, path.is_file()) for i, path in enumerate(markers)]
+    if stage == "evaluate":  # which checkpoints there will be isn't known yet
+        indices = sorted({*submitted, *range(len(evaluate_elements(run)))}) or [0]
+        return [_read(run, stage, i, False) for i in indices]
+    element = _read(run, stage, 0, False)
+    has_scores = bool(steps) and all(run.scores_file(step).is_file() for step in steps)
+    return [OnDisk(0, element.said == "done" and has_scores, element.heartbeat)]
+
+
+def _read(run: RunDir, stage: str, index: int, is_done: bool) -> OnDisk:
+    return OnDisk(index, is_done, read_status(run.status_file(stage, index)))
+
+
+def jobs_of(run: RunDir, stage: str) -> dict[int, tuple[int, int | None]]:
+    """Return, for each element that was ever submitted, its newest job and index in the array."""
+    found: dict[int, tuple[int, int | None]] = {}
+    for one in read_submitted(run):
+        if one.stage == stage:
+            found |= {element: _name(one, place) for place, element in enumerate(one.elements)}
+    return found
+
+
+def _name(one: Submitted, place: int) -> tuple[int, int | None]:
+    return one.job, place if one.is_array else None
+
+
+def is_on_slurm(run: RunDir) -> bool:
+    """Return whether the run's last launch submitted it to SLURM."""
+    return read_setting(run.root / "profile.yaml", "where") == "slurm"
+
+
+def read_setting(path: Path, name: str) -> str:
+    """Return a setting of recipe.yaml or profile.yaml as we wrote it there; empty: not there.
+
+    A YAML reader takes longer to load than all else that a status needs.
+    """
+    try:
+        match = re.search(rf"^\s*{name}: (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return ""
+    return match[1].strip() if match else ""
+
+
+def lock_holder(path: Path) -> Holder | None:
+    """Return the process that holds a lock of files.lock; None: nobody on this machine does.
+
+    Asks the process, never the lock: taking it, for a moment only, could refuse a launch.
+    """
+    try:
+        match = _HOLDER.search(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+    if not match:
+        return None
+    holder = Holder(int(match[1]), match[2])
+    if holder.is_here and not _has_open(holder.pid, path):
+        return None
+    return holder
+
+
+def launcher(run: RunDir) -> Holder | None:
+    """Return the process that runs this run's stages, or trains it; None: nobody that we know
+    of."""
+    return lock_holder(run.root / "launch.lock") or lock_holder(run.root / "train.lock")
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    if not is_alive(pid):
+        return False
+    try:
+        links = [handle.readlink() for handle in Path(f"/proc/{pid}/fd").iterdir()]
+    except PermissionError:
+        return True  # another user's: alive, and it did hold the lock
+    except OSError:
+        return False
+    return path.resolve() in links
+
+
+def worker(element: OnDisk) -> Holder | None:
+    """Return the process that a heartbeat names; None if it names none."""
+    pid, host = element.heartbeat.get("pid"), element.heartbeat.get("host")
+    return Holder(pid, str(host)) if isinstance(pid, int) and host else None
+
+
+def is_at_work(holder: Holder, since: float) -> bool:
+    """Return whether a process of this machine lives that was there at time `since`: numbers of
+    processes are given anew."""
+    if not is_alive(holder.pid):
+        return False
+    try:
+        ticks = Path(f"/proc/{holder.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        boot = re.search(r"^btime (\d+)", Path("/proc/stat").read_text(), re.MULTILINE)
+    except OSError:
+        return False
+    started = int(boot[1] if boot else 0) + int(ticks) / os.sysconf("SC_CLK_TCK")
+    return started <= since + 2
