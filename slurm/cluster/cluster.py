@@ -15,7 +15,7 @@ from pathlib import Path
 from configuration import first_statements, slurm_conf, slurmdbd_conf
 from daemons import Daemons, environ
 from install import install
-from members import kill_all
+from members import Member, kill_until_none, members
 from settings import (
     DEFAULT_FOLDER,
     SETTING_NAMES,
@@ -23,6 +23,7 @@ from settings import (
     Description,
     Layout,
     Settings,
+    StartError,
     changed,
     new_description,
     read_description,
@@ -47,7 +48,7 @@ def up(folder: Path, words: dict[str, str] | None = None) -> str:
         try:
             _start(daemons, description, layout)
         except ClusterError as error:
-            raise ClusterError(
+            raise StartError(
                 f"{error}\nAll logs are in {layout.logs}. `slurm/cluster/down folder={folder}` "
                 "clears up; then start it again, which chooses other ports."
             ) from error
@@ -61,11 +62,11 @@ def down(folder: Path, keep_logs: bool = False) -> None:
     it."""
     layout = Layout(folder)
     if not folder.exists():
-        _kill_all(layout)
+        _check_dead(kill_until_none(lambda: members(layout)))
         return
     with _held(layout):
         _check_ours(layout)
-        _kill_all(layout)
+        _check_dead(kill_until_none(lambda: members(layout)))
         for path in folder.iterdir():
             if keep_logs and path == layout.logs:
                 continue
@@ -77,8 +78,24 @@ def down(folder: Path, keep_logs: bool = False) -> None:
             folder.rmdir()
 
 
-def _kill_all(layout: Layout) -> None:
-    left = kill_all(layout)
+def kill(folder: Path, name: str, tasks_live_on: bool = False) -> None:
+    """Kill one daemon; a node's with its steps and their tasks, as when the machine is lost.
+
+    With tasks_live_on only the daemon, as when a node loses the network.
+    """
+    layout = Layout(folder)
+    kinds = ("daemon", "helper") if tasks_live_on else ("daemon", "helper", "step", "task")
+
+    def victims() -> list[Member]:
+        return [one for one in members(layout) if one.name == name and one.kind in kinds]
+
+    if not victims():
+        running = sorted({one.name for one in members(layout) if one.kind == "daemon"})
+        raise ClusterError(f"name={name}: expected one of {', '.join(running) or '(none runs)'}")
+    _check_dead(kill_until_none(victims))
+
+
+def _check_dead(left: list[Member]) -> None:
     if left:
         pids = ", ".join(str(member.pid) for member in left)
         raise ClusterError(f"processes {pids} can't be killed; the files are left as they are")
@@ -160,7 +177,8 @@ def _start(daemons: Daemons, description: Description, layout: Layout) -> None:
             daemons.start(name)
             daemons.wait_for_port(name)
     daemons.start("slurmctld")
-    daemons.wait_for_port("slurmctld")
+    for name in ("slurmctld", *description.settings.node_names):
+        daemons.wait_for_port(name)
     daemons.wait_for("all nodes should be up", "slurmctld", lambda: _nodes_are_up(layout))
 
 
@@ -171,30 +189,40 @@ def _nodes_are_up(layout: Layout) -> bool:
     return ended.returncode == 0 and states <= {"idle", "mix", "alloc", "comp"} and bool(states)
 
 
+WORDS = {
+    "up": ("folder", *SETTING_NAMES),
+    "down": ("folder", "keep_logs"),
+    "kill": ("folder", "name", "tasks_live_on"),
+}
+
+
 def main(verb: str, words: Sequence[str]) -> int:
-    """Run `up` or `down` with words name=value; return the exit status."""
-    names = ("folder", *SETTING_NAMES) if verb == "up" else ("folder", "keep_logs")
-    folder = DEFAULT_FOLDER
+    """Run up, down or kill with words name=value; return the exit status.
+
+    2: refused before anything was done; 1: begun, and failed.
+    """
     try:
-        given = read_words(words, names)
-        folder = Path(given.pop("folder", str(folder))).resolve()
+        given = read_words(words, WORDS[verb])
+        folder = Path(given.pop("folder", str(DEFAULT_FOLDER))).resolve()
         if verb == "up":
             install()
             print(up(folder, given))
-        else:
-            down(folder, _yes_or_no(given))
+        elif verb == "down":
+            down(folder, _yes_or_no(given, "keep_logs"))
             print(f"{folder}: down")
+        else:
+            kill(folder, given.get("name", ""), _yes_or_no(given, "tasks_live_on"))
     except ClusterError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, StartError) else 2
     except KeyboardInterrupt:
-        print(f"error: interrupted; slurm/cluster/down folder={folder} clears up", file=sys.stderr)
+        print("error: interrupted; `slurm/cluster/down` with the same folder=... clears up")
         return 130
     return 0
 
 
-def _yes_or_no(given: dict[str, str]) -> bool:
-    word = given.get("keep_logs", "false")
+def _yes_or_no(given: dict[str, str], name: str) -> bool:
+    word = given.get(name, "false")
     if word not in ("true", "false"):
-        raise ClusterError(f"keep_logs={word}: expected true or false")
+        raise ClusterError(f"{name}={word}: expected true or false")
     return word == "true"

@@ -3,10 +3,11 @@ kill may have left unwritten."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,20 +113,13 @@ def _ancestors(pid: int) -> Iterator[int]:
         pid = int(after[1]) if after else 0
 
 
-def kill(victims: list[Member]) -> None:
-    """Send SIGKILL to each."""
-    for member in victims:
-        try:
-            os.kill(member.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
-def kill_all(layout: Layout, timeout_s: float = 20.0) -> list[Member]:
-    """Kill all processes of the cluster; return those that are still there after the time-out."""
+def kill_until_none(find: Callable[[], list[Member]], timeout_s: float = 20.0) -> list[Member]:
+    """Send SIGKILL to what is found until nothing is; return what is left after the time-out."""
     give_up_at = time.monotonic() + timeout_s
-    while left := members(layout):
-        kill(left)
+    while left := find():
+        for member in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member.pid, signal.SIGKILL)
         if time.monotonic() > give_up_at:
             return left
         time.sleep(0.02)

@@ -21,6 +21,10 @@ class ClusterError(Exception):
     """A cluster can't be started or stopped; the message says why and what to do."""
 
 
+class StartError(ClusterError):
+    """A daemon didn't come up."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What may be asked of a cluster, each as a word name=value."""
