@@ -139,13 +139,20 @@ def launcher(run: RunDir) -> Holder | None:
 def _has_open(pid: int, path: Path) -> bool:
     if not is_alive(pid):
         return False
+    wanted = path.resolve()
     try:
-        links = [handle.readlink() for handle in Path(f"/proc/{pid}/fd").iterdir()]
+        return any(_target(handle) == wanted for handle in Path(f"/proc/{pid}/fd").iterdir())
     except PermissionError:
         return True  # another user's: alive, and it did hold the lock
     except OSError:
         return False
-    return path.resolve() in links
+
+
+def _target(handle: Path) -> Path | None:
+    try:
+        return handle.readlink()
+    except FileNotFoundError:  # closed since
+        return None
 
 
 def worker(element: OnDisk) -> Holder | None:

@@ -14,12 +14,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _TIMEOUT_S = 30.0
+_SHORT_TIMEOUT_S = 10.0
+"""For who waits at a terminal."""
 ALIVE = (
     "PENDING CONFIGURING RUNNING COMPLETING SUSPENDED REQUEUED REQUEUE_HOLD REQUEUE_FED STAGE_OUT "
     "SIGNALING RESIZING SPECIAL_EXIT STOPPED"
 )
 """States of a job that may still do something."""
 _FORMAT = "%F|%K|%T|%r|%N|%S|%E"
+
+
+JobName = tuple[int, int | None]
+"""A job's id and its index in the array; None: not an array."""
 
 
 class QueueError(Exception):
@@ -133,6 +139,38 @@ def ended_jobs(ids: Iterable[int], timeout_s: float = _TIMEOUT_S) -> list[Queued
                 )
             )
     return found
+
+
+class Queue:
+    """What SLURM says of some jobs, asked once."""
+
+    def __init__(self, timeout_s: float = _SHORT_TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
+        self._known: dict[JobName, QueuedJob] = {}
+        self.error = ""
+
+    def ask(self, names: Iterable[JobName]) -> None:
+        """Ask squeue, and accounting for what squeue has forgotten."""
+        wanted = set(names)
+        if not wanted:
+            return
+        try:
+            self._add(queued_jobs({job for job, _ in wanted}, self._timeout_s))
+        except QueueError as error:
+            self.error = str(error)
+            return
+        forgotten = {job for job, index in wanted if self.find((job, index)) is None}
+        self._add(ended_jobs(forgotten, self._timeout_s), keep=True)
+
+    def _add(self, jobs: Iterable[QueuedJob], keep: bool = False) -> None:
+        for job in jobs:
+            for index in job.indices or (None,):
+                if not (keep and (job.job, index) in self._known):
+                    self._known[job.job, index] = job
+
+    def find(self, name: JobName) -> QueuedJob | None:
+        """Return what is known of a job; None: the queue has forgotten it."""
+        return self._known.get(name)
 
 
 def read_indices(text: str) -> tuple[int, ...]:

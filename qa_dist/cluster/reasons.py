@@ -54,6 +54,13 @@ _ENDS = {
     "DEADLINE": "its deadline passed",
     "CANCELLED": "it was cancelled",
 }
+_IN_LOGS = (
+    (r"DUE TO TIME LIMIT", "TIMEOUT"),
+    (r"DUE TO PREEMPTION", "PREEMPTED"),
+    (r"DUE TO NODE FAILURE", "NODE_FAIL"),
+    (r"(?i)oom.kill|out.of.memory", "OUT_OF_MEMORY"),
+    (r"CANCELLED AT \S+ \*\*\*", "CANCELLED"),
+)
 _RUNNING = ["RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING"]
 
 
@@ -82,6 +89,19 @@ def why_waiting(job: QueuedJob, now: float | None = None) -> str:
     return f"{text} ({reason})" if word not in ("", "None") else text
 
 
-def why_ended(job: QueuedJob) -> str:
-    """Return how a job that is over ended, if SLURM knows more than we do; else nothing."""
-    return _ENDS.get(job.state, "")
+def why_ended(job: QueuedJob | None, words: str) -> str:
+    """Return how a job that is over ended: a word of _ENDS, or SLURM's own; empty: nobody knows.
+
+    `words` is what SLURM wrote into the job's log: all there is without accounting.
+    """
+    if job and job.state not in ("COMPLETED", "FAILED"):
+        return job.state
+    for pattern, state in _IN_LOGS:
+        if re.search(pattern, words):
+            return state
+    return ""
+
+
+def explain_end(state: str) -> str:
+    """Return an ending of `why_ended` as a sentence's end."""
+    return _ENDS.get(state, f"SLURM says {state}" if state else "")

@@ -15,6 +15,7 @@ from pathlib import Path
 from qa_dist.run_dir import RunDir
 
 _TAIL_BYTES = 1 << 16
+_NOISE = re.compile(r"submitit (INFO|WARNING)|srun: (got SIGCONT|forcing|Job step aborted)")
 _NAME = re.compile(r"([a-z]+)-(\d+)-(\d+)-(\d+)\.(out|err)")
 
 
@@ -69,9 +70,16 @@ def last_lines(path: Path, count: int) -> list[str]:
 
 
 def last_words(run: RunDir, stage: str, element: int, job: tuple[int, int | None] | None) -> str:
-    """Return the last lines that an element's processes wrote, or SLURM about them; empty: none."""
+    """Return the last lines that an element's processes wrote, and SLURM about them; empty:
+    none."""
     logs = [log.path for log in log_files(run, stage, element) if log.kind == "err"]
     if job:
         logs = [*scheduler_logs(run, *job)[:1], *logs]
-    lines = [line for path in logs for line in last_lines(path, 3)]
-    return "\n".join(lines[-5:])
+    found = [[x for x in last_lines(path, 20) if not _NOISE.search(x)][-3:] for path in logs]
+    return "\n".join([line for lines in found for line in lines][-6:])
+
+
+def slurms_words(run: RunDir, job: tuple[int, int | None]) -> str:
+    """Return the last line in which SLURM itself said in a job's log how it ends; empty: none."""
+    lines = [x for path in scheduler_logs(run, *job)[:1] for x in last_lines(path, 50)]
+    return next((x for x in reversed(lines) if "***" in x or "oom" in x.lower()), "")

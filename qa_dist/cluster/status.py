@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,18 +26,16 @@ from qa_dist.cluster.heartbeats import (
     worker,
 )
 from qa_dist.cluster.job import STAGES
-from qa_dist.cluster.queue import QueuedJob, QueueError, ended_jobs, queued_jobs
-from qa_dist.cluster.reasons import is_running, why_ended, why_waiting
-from qa_dist.cluster.run_logs import last_lines, last_words
+from qa_dist.cluster.queue import JobName, Queue, QueuedJob
+from qa_dist.cluster.reasons import explain_end, is_running, why_ended, why_waiting
+from qa_dist.cluster.run_logs import last_lines, last_words, slurms_words
 from qa_dist.cluster.slurm import read_submitted
 from qa_dist.files import read_json
 from qa_dist.run_dir import RunDir
 
 STATES = ("done", "running", "waiting", "failed", "missing")
-_QUEUE_TIMEOUT_S = 10.0
 _ERRORS = 5
 _WITHOUT_A_WORD = "ended without a word"
-JobName = tuple[int, int | None]
 
 
 @dataclass(frozen=True)
@@ -126,38 +124,6 @@ class RunStatus:
         return {**own, "state": self.state, "stages": stages}
 
 
-class Queue:
-    """What SLURM says of some jobs, asked once."""
-
-    def __init__(self, timeout_s: float = _QUEUE_TIMEOUT_S) -> None:
-        self._timeout_s = timeout_s
-        self._known: dict[JobName, QueuedJob] = {}
-        self.error = ""
-
-    def ask(self, names: Iterable[JobName]) -> None:
-        """Ask squeue, and accounting for what squeue has forgotten."""
-        wanted = set(names)
-        if not wanted:
-            return
-        try:
-            self._add(queued_jobs({job for job, _ in wanted}, self._timeout_s))
-        except QueueError as error:
-            self.error = str(error)
-            return
-        forgotten = {job for job, index in wanted if self.find((job, index)) is None}
-        self._add(ended_jobs(forgotten, self._timeout_s), keep=True)
-
-    def _add(self, jobs: Iterable[QueuedJob], keep: bool = False) -> None:
-        for job in jobs:
-            for index in job.indices or (None,):
-                if not (keep and (job.job, index) in self._known):
-                    self._known[job.job, index] = job
-
-    def find(self, name: JobName) -> QueuedJob | None:
-        """Return what is known of a job; None: the queue has forgotten it."""
-        return self._known.get(name)
-
-
 def collect(runs: Sequence[RunDir], stages: Sequence[str] = STAGES) -> list[RunStatus]:
     """Return how runs are, with one question to the queue for all of them."""
     queue = Queue()
@@ -184,7 +150,7 @@ def _collect_run(run: RunDir, stages: Sequence[str], queue: Queue) -> RunStatus:
     for stage in stages:
         disk = read_elements(run, stage)
         jobs = jobs_of(run, stage) if on_slurm else {}
-        budget = _Budget(run, stage)
+        ends = _Ends(run, stage, facts.get("cancelled", ()))
         follows_done = all(before.state == "done" for before in found)
         elements = []
         for one in disk:
@@ -192,9 +158,9 @@ def _collect_run(run: RunDir, stages: Sequence[str], queue: Queue) -> RunStatus:
                 elements.append(Element(one.index, "done"))
             elif on_slurm:
                 job = jobs.get(one.index)
-                elements.append(_judge_slurm(one, job, queue, follows_done, budget))
+                elements.append(_judge_slurm(one, job, queue, follows_done, ends))
             else:
-                elements.append(_judge_local(one, holder, budget))
+                elements.append(_judge_local(one, holder, ends))
             seen = max(seen, float(one.heartbeat.get("updated_at") or 0))
         found.append(_with_progress(run, stage, elements, disk))
     loss, validation_loss = _losses(run)
@@ -215,24 +181,33 @@ def _collect_run(run: RunDir, stages: Sequence[str], queue: Queue) -> RunStatus:
     )
 
 
-class _Budget:
-    """Reads the ends of logs, but of a few elements only: a thousand take too long."""
+class _Ends:
+    """How jobs ended that didn't say so themselves; reads the logs of a few elements only, as
+    those of a thousand would take too long."""
 
-    def __init__(self, run: RunDir, stage: str) -> None:
-        self._run, self._stage, self._left = run, stage, _ERRORS
+    def __init__(self, run: RunDir, stage: str, cancelled: Collection[int]) -> None:
+        self._run, self._stage, self._cancelled = run, stage, cancelled
+        self._left = _ERRORS
 
-    def last_words(self, element: int, job: JobName | None) -> str:
-        if not self._left:
-            return ""
+    def end_of(self, element: int, name: JobName | None, job: QueuedJob | None) -> tuple[str, str]:
+        """Return an ending as reasons.py has it, and the last lines of the element's logs."""
+        if name and name[0] in self._cancelled:
+            return "CANCELLED", ""
+        words = ""
+        if name and self._left:
+            words = slurms_words(self._run, name)
+        how = why_ended(job, words)
+        if not self._left or how == "CANCELLED":
+            return how, ""
         self._left -= 1
-        return last_words(self._run, self._stage, element, job)
+        return how, last_words(self._run, self._stage, element, name)
 
 
 # ---- one element
 
 
 def _judge_slurm(
-    disk: OnDisk, name: JobName | None, queue: Queue, follows_done: bool, budget: _Budget
+    disk: OnDisk, name: JobName | None, queue: Queue, follows_done: bool, ends: _Ends
 ) -> Element:
     """Weigh what an element's heartbeat says against what the queue says of its job."""
     index, said = disk.index, disk.said
@@ -250,27 +225,26 @@ def _judge_slurm(
     if said == "failed":
         return Element(index, "failed", str(disk.heartbeat.get("error", "")), shown)
     if job and job.is_alive:
-        note = {"running": "", "stopped": "ending"}.get(said, "starting")
+        is_ending = job.state == "COMPLETING"
+        note = "ending" if is_ending else "" if said == "running" else "starting"
         return Element(index, "running", note, shown, job.nodes)
-    how = why_ended(job) if job else ""
-    if said == "running":
-        words = budget.last_words(index, name)
-        how = how or (f"SLURM says {job.state}" if job else "")
-        text = f"its job {shown} {_WITHOUT_A_WORD}" + (f": {how}" if how else "")
-        return Element(index, "failed", f"{text}\n{words}".strip(), shown)
     if said == "stopped":
         by = disk.heartbeat.get("stopped_by")
         return Element(index, "missing", f"stopped in order ({by})" if by else "stopped", shown)
     if said == "done":
         return Element(index, "missing", "what it made is gone", shown)
-    if not follows_done:
+    how, words = ends.end_of(index, name, job)
+    if how == "CANCELLED" and (said == "running" or follows_done):
+        return Element(index, "missing", "it was cancelled", shown)
+    if said != "running" and not follows_done:
         return Element(index, "missing", "not run: the stage before it isn't done", shown)
-    words = budget.last_words(index, name)
-    text = f"its job {shown} is gone from the queue and never started" + (f": {how}" if how else "")
-    return Element(index, "failed" if words else "missing", f"{text}\n{words}".strip(), shown)
+    text = f"its job {shown} {_WITHOUT_A_WORD if said == 'running' else 'never started'}"
+    text = ": ".join(filter(None, [text, explain_end(how)]))
+    state = "failed" if said == "running" or words else "missing"
+    return Element(index, state, f"{text}\n{words}".strip(), shown)
 
 
-def _judge_local(disk: OnDisk, holder: Holder | None, budget: _Budget) -> Element:
+def _judge_local(disk: OnDisk, holder: Holder | None, ends: _Ends) -> Element:
     """Weigh what an element's heartbeat says against the processes of this machine."""
     index, said = disk.index, disk.said
     if said == "failed":
@@ -287,7 +261,7 @@ def _judge_local(disk: OnDisk, holder: Holder | None, budget: _Budget) -> Elemen
         return Element(index, "running", f"on {own.host}, last sign {age} s ago")
     if own and (own == holder or is_at_work(own, updated_at)):
         return Element(index, "running")
-    words = budget.last_words(index, None)
+    _, words = ends.end_of(index, None, None)
     return Element(index, "failed", f"its process {_WITHOUT_A_WORD}\n{words}".strip())
 
 

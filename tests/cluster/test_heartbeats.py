@@ -1,0 +1,104 @@
+"""What the disk says of elements and of processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from fabricated import FakeRun, fabricate
+
+from qa_dist.cluster.heartbeats import (
+    Holder,
+    OnDisk,
+    is_at_work,
+    is_on_slurm,
+    jobs_of,
+    launcher,
+    lock_holder,
+    read_elements,
+    read_setting,
+    worker,
+)
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakeRun:
+    return fabricate(tmp_path, num_shards=2)
+
+
+def test_markers_say_what_is_done_and_heartbeats_what_was_said(fake: FakeRun) -> None:
+    fake.prepare(1)
+    fake.beat("prepare", 0, "running", step=3)
+    first, second, dev = read_elements(fake.run, "prepare")
+    assert (first.is_done, first.said, second.is_done, second.said) == (False, "running", True, "")
+    assert dev.is_done and dev.index == 2
+
+
+def test_a_torn_heartbeat_says_nothing(fake: FakeRun) -> None:
+    fake.beat("train", 0, "running")
+    fake.run.status_file("train", 0).write_text('{"state": "runn')
+    (train,) = read_elements(fake.run, "train")
+    assert train == OnDisk(0, False, {}) and train.said == ""
+
+
+def test_the_checkpoints_say_what_there_is_to_evaluate(fake: FakeRun) -> None:
+    assert [e.index for e in read_elements(fake.run, "evaluate")] == [0], "one at least"
+    fake.submit("evaluate", 3, range(4), is_array=True)
+    assert [e.index for e in read_elements(fake.run, "evaluate")] == [0, 1, 2, 3]
+    fake.train(4, of=8)
+    assert len(read_elements(fake.run, "evaluate")) == 4, "not known before training is done"
+    fake.train(8, of=8)
+    fake.evaluate(8)
+    assert [e.is_done for e in read_elements(fake.run, "evaluate")] == [False, True]
+    assert not read_elements(fake.run, "aggregate")[0].is_done
+    fake.beat("aggregate", 0, "done")
+    fake.score(8)
+    assert not read_elements(fake.run, "aggregate")[0].is_done, "step 4 has no scores"
+    fake.score(4)
+    assert read_elements(fake.run, "aggregate")[0].is_done
+
+
+def test_the_newest_job_of_an_element_counts(fake: FakeRun) -> None:
+    fake.submit("prepare", 1, [0, 1, 2], is_array=True)
+    fake.submit("train", 2)
+    fake.submit("prepare", 5, [2, 1], is_array=True)
+    fake.submit("prepare", 6, [1])
+    assert jobs_of(fake.run, "prepare") == {0: (1, 0), 2: (5, 0), 1: (6, None)}
+    assert jobs_of(fake.run, "aggregate") == {}
+
+
+def test_settings_are_read_without_a_yaml_reader(fake: FakeRun, tmp_path: Path) -> None:
+    assert is_on_slurm(fake.run) and read_setting(fake.run.recipe, "batch_windows") == "8"
+    assert read_setting(fake.run.recipe, "other") == ""
+    assert read_setting(tmp_path / "none.yaml", "where") == ""
+
+
+def test_a_lock_is_held_by_who_has_it_open(tmp_path: Path, fake: FakeRun) -> None:
+    path = fake.run.root / "launch.lock"
+    assert lock_holder(path) is None
+    path.write_text("torn")
+    assert lock_holder(path) is None
+    path.write_text(f"process {os.getpid()} on {socket.gethostname()} since 2026-01-01 00:00:00")
+    assert launcher(fake.run) is None
+    with path.open():
+        assert launcher(fake.run) == Holder(os.getpid(), socket.gethostname())
+    path.write_text("process 7 on elsewhere since 2026-01-01 00:00:00")
+    holder = launcher(fake.run)
+    assert holder and not holder.is_here, "can't be looked at from here"
+
+
+def test_a_worker_is_named_by_process_and_machine() -> None:
+    assert worker(OnDisk(0, False, {"pid": 7})) is None
+    assert worker(OnDisk(0, False, {"pid": 7, "host": "a"})) == Holder(7, "a")
+
+
+def test_a_process_that_began_later_is_another_one() -> None:
+    me = Holder(os.getpid(), socket.gethostname())
+    assert is_at_work(me, time.time()) and not is_at_work(me, time.time() - 30 * 24 * 3600)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    assert not is_at_work(Holder(ended.pid, me.host), time.time())
