@@ -1,4 +1,4 @@
-"""What squeue, sacct and scontrol say, read; and who doesn't answer is not one that knows nothing."""
+"""What squeue, sacct and scontrol say, read; and silence isn't taken for an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How runs are: disk first, then squeue, then accounting; and nothing is claimed that nobody knows."""
+"""How runs are: disk first, then squeue, then accounting; what nobody knows isn't claimed."""
 
 from __future__ import annotations
 
