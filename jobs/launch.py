@@ -36,8 +36,11 @@ from qa_dist.records import InputError  # noqa: E402
 from qa_dist.run_dir import check_name  # noqa: E402
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from qa_dist.cluster.submit import Place
     from qa_dist.plan import Plan
+    from qa_dist.run_dir import RunDir
 
 RECIPES, PROFILES = ROOT / "configs" / "recipes", ROOT / "slurm" / "profiles"
 LAUNCH_KEYS = {
@@ -50,6 +53,7 @@ LAUNCH_KEYS = {
     "name": "the run's name (default main); the same name goes on with the same run",
     "stages": "only these, e.g. stages=evaluate,aggregate (default: all)",
     "dry_run": "true: print what would be done, and write nothing",
+    "wait": "true: on SLURM, show the run until it has ended (else the command returns at once)",
     "fresh": "true: delete what the run of that name has made, and begin anew",
     "runs_dir": "where runs are kept (default runs)",
     "prepared_dir": "where prepared data is kept, shared by runs (default prepared)",
@@ -159,6 +163,7 @@ def run_launch(
     from rich.console import Console
 
     from qa_dist.cluster import pipeline, show
+    from qa_dist.cluster.preflight import check_cluster
     from qa_dist.cluster.slurm import check_not_live, check_paths
     from qa_dist.lock import locked
 
@@ -171,6 +176,7 @@ def run_launch(
         if profile.where == "slurm":
             check_paths(run)
             check_not_live(run)
+            check_cluster(profile, recipe, run.root)
         # A launcher that was killed may have left a training process that is just saving and
         # ending.
         with locked(run.root / "train.lock", "this run is being trained", 120, console.print):
@@ -184,6 +190,8 @@ def run_launch(
                 submitted = pipeline.submit_run(this_launch, plan, prepared, stages)
                 show.show_submitted(console, submitted, run)
                 state = "submitted" if submitted else "done"
+                if submitted and read_flag(keys, "wait"):
+                    state = wait_for(run, [job.stage for job in submitted], console)
             else:
                 state = pipeline.run_stages(this_launch, plan, prepared, stages)
         except pipeline.StageFailedError as error:
@@ -201,6 +209,28 @@ def run_launch(
     if "aggregate" in stages:
         pipeline.report(run, recipe, console)
     return 0
+
+
+def wait_for(run: RunDir, stages: list[str], console: Console) -> str:
+    """Follow what was submitted; return "done", "stopped" or "submitted" (we don't look any
+    longer)."""
+    from qa_dist.cluster.pipeline import StageFailedError
+    from qa_dist.cluster.wait import wait_for_stages
+
+    try:
+        ended = wait_for_stages(run, list(dict.fromkeys(stages)), console)
+    except KeyboardInterrupt:
+        console.print(
+            "its jobs go on; `jobs/status.py` shows them, `jobs/cancel.py` ends them",
+            highlight=False,
+        )
+        return "submitted"
+    failed = [(one.stage, e) for one in ended for e in one.elements if e.state == "failed"]
+    if failed:
+        raise StageFailedError(
+            "\n".join(f"{stage}, element {e.index}: {e.note}" for stage, e in failed[:5])
+        )
+    return "done" if all(one.state == "done" for one in ended) else "stopped"
 
 
 def read_profile(keys: dict[str, str]) -> Profile:

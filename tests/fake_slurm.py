@@ -31,7 +31,7 @@ class FakeSlurm:
         folder.mkdir()
         (folder / "count").write_text("0")
         self._write("sbatch", _SBATCH)
-        for name in ("srun", "squeue", "sacct", "scontrol", "scancel", "sinfo"):
+        for name in ("srun", "squeue", "sacct", "sacctmgr", "scontrol", "scancel", "sinfo"):
             self._write(name, _RECORD)
 
     def _write(self, name: str, text: str) -> None:

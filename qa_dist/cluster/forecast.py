@@ -80,16 +80,30 @@ def memory_gb(recipe: Recipe) -> float:
     """Return about the memory of one rank: state of all parameters, and activations of one
     micro-batch; in GB."""
     config = read_model_config(recipe.model.name)
+    parameters = num_parameters(recipe)
     hidden = int(config.get("hidden_size", 768))
     inner = int(config.get("intermediate_size", 4 * hidden))
     layers = int(config.get("num_hidden_layers", 12))
-    own_layers = int(config.get("num_hidden_groups", layers))  # ALBERT shares them
-    embedding = int(config.get("embedding_size", hidden))
-    vocab = int(config.get("vocab_size", 30_000))
-    parameters = vocab * embedding + own_layers * (4 * hidden * hidden + 2 * hidden * inner)
     bytes_per_value = 4 if recipe.train.precision == "fp32" else 2
     tokens = min(
         recipe.train.micro_batch_tokens, recipe.train.batch_windows * recipe.data.max_length_tokens
     )
     activations = tokens * layers * (12 * hidden + 3 * inner) * bytes_per_value
     return float(np.round((parameters * _BYTES_PER_PARAMETER + activations) / 1e9, 2))
+
+
+def checkpoint_gb(recipe: Recipe) -> float:
+    """Return about the size of a checkpoint: weights and AdamW's two moments; in GB."""
+    return 12 * num_parameters(recipe) / 1e9
+
+
+def num_parameters(recipe: Recipe) -> int:
+    """Return about how many parameters the encoder has, from its config.json."""
+    config = read_model_config(recipe.model.name)
+    hidden = int(config.get("hidden_size", 768))
+    inner = int(config.get("intermediate_size", 4 * hidden))
+    layers = int(config.get("num_hidden_layers", 12))
+    own_layers = int(config.get("num_hidden_groups", layers))  # ALBERT shares them
+    embedding = int(config.get("embedding_size", hidden))
+    vocab = int(config.get("vocab_size", 30_000))
+    return vocab * embedding + own_layers * (4 * hidden * hidden + 2 * hidden * inner)

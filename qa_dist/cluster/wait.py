@@ -1,0 +1,50 @@
+"""Follow a run that was submitted until all its stages have ended, for wait=true.
+
+In: a run and the stages asked for. Out: a bar (or lines) per stage, and how it ended. Only looks:
+Ctrl-C ends the looking, the jobs go on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from qa_dist.cluster.show import StageProgress
+from qa_dist.cluster.status import StageStatus, collect
+from qa_dist.files import read_status
+from qa_dist.run_dir import RunDir
+
+_POLL_S = 1.0
+_SETTLE_S = 5.0  # a job that has just ended may not have shown its last word on this machine yet
+
+
+def wait_for_stages(run: RunDir, stages: Sequence[str], console: Console) -> list[StageStatus]:
+    """Show each stage until it has ended; return how all of them did."""
+    ended = []
+    for stage in stages:
+        (status,) = collect([run], [stage])[0].stages
+        progress = StageProgress(console, stage, len(status.elements))
+        try:
+            status = _wait_for_stage(run, stage, progress)
+        finally:
+            progress.finish(status.state)
+        ended.append(status)
+    return ended
+
+
+def _wait_for_stage(run: RunDir, stage: str, progress: StageProgress) -> StageStatus:
+    still_since = time.monotonic()
+    while True:
+        found = collect([run], [stage])[0]
+        status = found.stages[0]
+        files = {e.index: read_status(run.status_file(stage, e.index)) for e in status.elements}
+        progress.update(files)
+        if status.state == "done":
+            return status
+        if found.queue or status.count("running") or status.count("waiting"):
+            still_since = time.monotonic()
+        elif time.monotonic() - still_since > _SETTLE_S:
+            return status
+        time.sleep(_POLL_S)
