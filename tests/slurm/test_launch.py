@@ -92,9 +92,11 @@ class SlurmCase:
         )
 
     def failure(self) -> str:
-        logs = sorted(self.run.logs.rglob("*.err"))
-        said = "\n".join(f"{path.name}: {path.read_text()[-1500:]}" for path in logs)
-        return f"{[path.read_text() for path in self.run.status.iterdir()]}\n{said}"
+        """What the first stage that didn't end well says."""
+        said = {path.name: read_status(path) for path in sorted(self.run.status.iterdir())}
+        errors = [f"{name}: {facts['error']}" for name, facts in said.items() if "error" in facts]
+        states = {name: facts.get("state") for name, facts in said.items()}
+        return "\n".join([str(states), *errors[:1]])
 
     def fired(self) -> list[tuple[str, str, int | None]]:
         return fired(self.log)
