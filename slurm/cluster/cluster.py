@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from configuration import first_statements, slurm_conf, slurmdbd_conf
+from configuration import CGROUP_CONF, first_statements, slurm_conf, slurmdbd_conf
 from daemons import Daemons, environ
 from install import install
 from members import Member, kill_until_none, members
@@ -149,6 +149,7 @@ def _describe(layout: Layout, words: dict[str, str]) -> Description:
     for folder in (layout.logs, layout.state, layout.spool, *spools):
         folder.mkdir(exist_ok=True)
     _write(layout.slurm_conf, slurm_conf(description, layout))
+    _write(layout.cgroup_conf, CGROUP_CONF)
     _write(layout.slurmdbd_conf, slurmdbd_conf(description, layout))
     _write(layout.first_statements, first_statements(description))
     if not layout.munge_key.exists():

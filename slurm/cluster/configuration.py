@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import getpass
+import os
+import pwd
 import socket
 
 from settings import Description, Layout
 
 CLUSTER_NAME = "rehearsal"
 DATABASE_USER = "slurm"
+CGROUP_CONF = "CgroupPlugin=cgroup/v1\n"
+"""Nothing uses cgroups, but slurmd loads a plugin: v2's wants systemd, and choosing one a mount."""
 
 
 def slurm_conf(description: Description, layout: Layout) -> str:
     """Return slurm.conf: quick to schedule, requeue and give up, and nothing outside the folder."""
-    settings, ports, user = description.settings, description.ports, getpass.getuser()
+    settings, ports, user = description.settings, description.ports, _user()
     plain = settings.flavour == "plain"
     lines = [
         f"ClusterName={CLUSTER_NAME}",
@@ -63,6 +66,10 @@ def slurm_conf(description: Description, layout: Layout) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _user() -> str:
+    return pwd.getpwuid(os.getuid()).pw_name
+
+
 def _accounting(description: Description, layout: Layout) -> list[str]:
     if description.settings.flavour == "plain":
         return ["AccountingStorageType=accounting_storage/none"]
@@ -90,7 +97,7 @@ def slurmdbd_conf(description: Description, layout: Layout) -> str:
         "DbdHost=localhost",
         "DbdAddr=127.0.0.1",
         f"DbdPort={description.ports['slurmdbd']}",
-        f"SlurmUser={getpass.getuser()}",
+        f"SlurmUser={_user()}",
         "AuthType=auth/munge",
         f"AuthInfo=socket={layout.munge_socket}",
         f"PidFile={layout.folder}/slurmdbd.pid",

@@ -23,7 +23,10 @@ SMALL_DATABASE = (
     "--innodb-log-file-size=8M",
     "--innodb-buffer-pool-size=32M",
     "--innodb-flush-log-at-trx-commit=0",
+    "--innodb-flush-method=nosync",
     "--skip-innodb-doublewrite",
+    "--skip-sync-frm",
+    "--debug-no-sync",
 )
 """Nothing in it is worth an fsync."""
 TAIL_LINES = 15

@@ -102,6 +102,10 @@ class Layout:
         return self.folder / "slurm.conf"
 
     @property
+    def cgroup_conf(self) -> Path:
+        return self.folder / "cgroup.conf"
+
+    @property
     def slurmdbd_conf(self) -> Path:
         return self.folder / "slurmdbd.conf"
 

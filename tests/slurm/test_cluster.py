@@ -26,6 +26,57 @@ def lines_of(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+# -- requeueing takes long: all kinds of it go on while other tests run, and are looked at last ----
+
+LOOPS = (
+    'echo "attempt ${SLURM_RESTART_COUNT:-0} on $SLURMD_NODENAME"; '
+    '[ "$SLURM_RESTART_COUNT" = 1 ] && exit; '
+    'srun bash -c \'trap "echo USR2" USR2; trap "echo TERM; exit" TERM; echo ready; '
+    "while :; do sleep 0.1; : > beat-$SLURM_JOB_ID; done'"
+)
+"""Waits in its first attempt, telling which signals come, and ends at once in its second."""
+
+
+@dataclass
+class Requeued:
+    """Jobs that something befell, each on a node of its own."""
+
+    cluster: Cluster
+    folder: Path
+    ids: dict[str, str]
+    nodes: dict[str, str]
+
+    def lines(self, name: str) -> list[str]:
+        """Wait until a job has run a second time; return what it wrote."""
+        ended = self.cluster.wait_for_end(self.ids[name], timeout_s=120)
+        assert ended["JobState"] == "COMPLETED", self.cluster.situation()
+        assert ended["Restarts"] == "1"
+        return lines_of(self.folder / name)
+
+
+@pytest.fixture(scope="module")
+def requeued(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Requeued]:
+    folder = tmp_path_factory.mktemp("requeued")
+    names = ("preempted", "asked", "lost", "unreachable")
+    with running("nodes=6", "grace_s=2") as cluster:
+        options = ("--exclusive", "--signal=USR2@60", f"--chdir={folder}")
+        ids = {name: cluster.sbatch(LOOPS, *options, output=folder / name) for name in names}
+        for name in names:
+            cluster.wait_for(lambda name=name: "ready" in lines_of(folder / name), f"{name} runs")
+        nodes = {name: cluster.job(ids[name])["BatchHost"] for name in names}
+        cluster.kill(nodes["lost"])
+        cluster.kill(nodes["unreachable"], tasks_live_on=True)
+        cluster.run("scontrol", "requeue", ids["asked"])
+        cluster.sbatch("true", "--partition=high", f"--nodelist={nodes['preempted']}")
+        yield Requeued(cluster, folder, ids, nodes)
+
+
+@pytest.mark.slow
+def test_jobs_run_on_nodes_of_their_own_until_something_befalls_them(requeued: Requeued) -> None:
+    assert len(set(requeued.nodes.values())) == 4
+    assert lines_of(requeued.folder / "lost")[0] == f"attempt 0 on {requeued.nodes['lost']}"
+
+
 # -- what SLURM does -----------------------------------------------------------------------------
 
 
@@ -87,90 +138,11 @@ def test_usr2_reaches_every_task(cluster: Cluster, tmp_path: Path) -> None:
 
 def test_sacct_knows_ended_jobs(cluster: Cluster) -> None:
     job = cluster.sbatch("exit 3", "--job-name=counted")
-    cluster.wait_for_end(job)
     words = ("sacct", "-X", "-n", "-P", "-j", job, "--format=JobName,State,ExitCode")
-    cluster.wait_for(lambda: "FAILED" in cluster.run(*words).stdout, "sacct says FAILED")
-    assert cluster.run(*words).stdout.strip() == "counted|FAILED|3:0"
-
-
-# -- requeueing: each kind takes long, so all go on at once --------------------------------------
-
-LOOPS = (
-    'echo "attempt ${SLURM_RESTART_COUNT:-0} on $SLURMD_NODENAME"; '
-    '[ "$SLURM_RESTART_COUNT" = 1 ] && exit; '
-    'srun bash -c \'trap "echo USR2" USR2; trap "echo TERM; exit" TERM; echo ready; '
-    "while :; do sleep 0.1; : > beat-$SLURM_JOB_ID; done'"
-)
-"""Waits in its first attempt, telling which signals come, and ends at once in its second."""
-
-
-@dataclass
-class Requeued:
-    """Jobs that something befell, each on a node of its own."""
-
-    cluster: Cluster
-    folder: Path
-    ids: dict[str, str]
-    nodes: dict[str, str]
-
-    def lines(self, name: str) -> list[str]:
-        """Wait until a job has run a second time; return what it wrote."""
-        ended = self.cluster.wait_for_end(self.ids[name], timeout_s=120)
-        assert ended["JobState"] == "COMPLETED", self.cluster.situation()
-        assert ended["Restarts"] == "1"
-        return lines_of(self.folder / name)
-
-
-@pytest.fixture(scope="module")
-def requeued(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Requeued]:
-    folder = tmp_path_factory.mktemp("requeued")
-    names = ("preempted", "asked", "lost", "unreachable")
-    with running("nodes=6", "grace_s=2") as cluster:
-        options = ("--exclusive", "--signal=USR2@60", f"--chdir={folder}")
-        ids = {name: cluster.sbatch(LOOPS, *options, output=folder / name) for name in names}
-        for name in names:
-            cluster.wait_for(lambda name=name: "ready" in lines_of(folder / name), f"{name} runs")
-        nodes = {name: cluster.job(ids[name])["BatchHost"] for name in names}
-        cluster.kill(nodes["lost"])
-        cluster.kill(nodes["unreachable"], tasks_live_on=True)
-        cluster.run("scontrol", "requeue", ids["asked"])
-        cluster.sbatch("true", "--partition=high", f"--nodelist={nodes['preempted']}")
-        yield Requeued(cluster, folder, ids, nodes)
-
-
-def test_a_job_that_is_asked_to_starts_again(requeued: Requeued) -> None:
-    lines = requeued.lines("asked")
-    assert lines[0] == f"attempt 0 on {requeued.nodes['asked']}"
-    assert lines[-1].startswith("attempt 1 on ")
-
-
-@pytest.mark.slow
-def test_a_preempted_job_gets_usr2_then_term_then_starts_again(requeued: Requeued) -> None:
-    lines = requeued.lines("preempted")
-    assert [line for line in lines if line in ("USR2", "TERM")][:2] == ["USR2", "TERM"]
-    assert lines[-1].startswith("attempt 1 on ")
-    assert any("DUE TO PREEMPTION" in line for line in lines)
-    words = ("sacct", "-X", "-n", "-P", "-D", "-j", requeued.ids["preempted"], "--format=State")
-    states = requeued.cluster.run(*words).stdout.split()
-    assert states[0] == "PREEMPTED"
-
-
-@pytest.mark.slow
-def test_a_job_on_a_lost_node_starts_again_on_another(requeued: Requeued) -> None:
-    lines = requeued.lines("lost")
-    assert lines[-1].startswith("attempt 1 on ")
-    assert not lines[-1].endswith(f" on {requeued.nodes['lost']}")
-
-
-@pytest.mark.slow
-def test_tasks_outlive_a_node_that_was_only_cut_off(requeued: Requeued) -> None:
-    lines = requeued.lines("unreachable")
-    assert not lines[-1].endswith(f" on {requeued.nodes['unreachable']}")
-    beat = requeued.folder / f"beat-{requeued.ids['unreachable']}"
-    then = beat.stat().st_mtime_ns
-    requeued.cluster.wait_for(lambda: beat.stat().st_mtime_ns > then, "the first attempt lives")
-    lost = requeued.folder / f"beat-{requeued.ids['lost']}"
-    assert lost.stat().st_mtime_ns < then
+    # The record of its start may come after that of its end: until then its name is "allocation".
+    cluster.wait_for(
+        lambda: cluster.run(*words).stdout.strip() == "counted|FAILED|3:0", "sacct knows it"
+    )
 
 
 # -- the other flavour ---------------------------------------------------------------------------
@@ -309,3 +281,42 @@ def test_a_daemon_that_doesnt_come_up_is_named_with_its_log_and_what_to_do() -> 
         assert "slurmctld ended with status 1" in ended.stderr
         assert "CLUSTER NAME MISMATCH" in ended.stderr
         assert f"slurm/cluster/down folder={cluster.folder}" in ended.stderr
+
+
+# -- what became of the jobs of the first test -----------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_job_that_is_asked_to_starts_again(requeued: Requeued) -> None:
+    lines = requeued.lines("asked")
+    assert lines[0] == f"attempt 0 on {requeued.nodes['asked']}"
+    assert lines[-1].startswith("attempt 1 on ")
+
+
+@pytest.mark.slow
+def test_a_preempted_job_gets_usr2_then_term_then_starts_again(requeued: Requeued) -> None:
+    lines = requeued.lines("preempted")
+    assert [line for line in lines if line in ("USR2", "TERM")][:2] == ["USR2", "TERM"]
+    assert lines[-1].startswith("attempt 1 on ")
+    assert any("DUE TO PREEMPTION" in line for line in lines)
+    words = ("sacct", "-X", "-n", "-P", "-D", "-j", requeued.ids["preempted"], "--format=State")
+    states = requeued.cluster.run(*words).stdout.split()
+    assert states[0] == "PREEMPTED"
+
+
+@pytest.mark.slow
+def test_a_job_on_a_lost_node_starts_again_on_another(requeued: Requeued) -> None:
+    lines = requeued.lines("lost")
+    assert lines[-1].startswith("attempt 1 on ")
+    assert not lines[-1].endswith(f" on {requeued.nodes['lost']}")
+
+
+@pytest.mark.slow
+def test_tasks_outlive_a_node_that_was_only_cut_off(requeued: Requeued) -> None:
+    lines = requeued.lines("unreachable")
+    assert not lines[-1].endswith(f" on {requeued.nodes['unreachable']}")
+    beat = requeued.folder / f"beat-{requeued.ids['unreachable']}"
+    then = beat.stat().st_mtime_ns
+    requeued.cluster.wait_for(lambda: beat.stat().st_mtime_ns > then, "the first attempt lives")
+    lost = requeued.folder / f"beat-{requeued.ids['lost']}"
+    assert lost.stat().st_mtime_ns < then
