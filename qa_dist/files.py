@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,6 +96,11 @@ def read_status(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return {}
     return status if isinstance(status, dict) else {}
+
+
+def own_process() -> dict[str, Any]:
+    """Return what a heartbeat says of who writes it: the process, and its machine."""
+    return {"host": socket.gethostname(), "pid": os.getpid()}
 
 
 def write_status(path: Path, value: Mapping[str, Any]) -> None:

@@ -32,6 +32,7 @@ from qa_dist.data.sources import Records
 from qa_dist.data.splits import question_offsets, split_records
 from qa_dist.data.tokenizer import LoadedTokenizer, load_tokenizer
 from qa_dist.files import (
+    own_process,
     read_json,
     write_status,
 )
@@ -271,6 +272,7 @@ class _Heartbeat:
         self._path = path
         self._started = self._last = time.monotonic()
         self._facts: dict[str, Any] = {"state": "running", "step": 0, "of": 0, "unit": "records"}
+        self._facts |= own_process()
         self._write()
 
     def beat(self, step: int, of: int, windows: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from qa_dist.files import (
     canonical_json,
     delete_folder,
     file_sha256,
+    own_process,
     read_json,
     read_json_if_there,
     read_marker,
@@ -287,3 +289,7 @@ print("done", calls)
             assert set(marker["files"]) == {"weights.bin", "state.json"}
     # three writes of three calls: the marker is there only from the last rename on
     assert outcomes == [*[(-9, False)] * 8, (-9, True), (0, True)]
+
+
+def test_a_heartbeat_can_say_whose_it_is() -> None:
+    assert own_process() == {"host": socket.gethostname(), "pid": os.getpid()}

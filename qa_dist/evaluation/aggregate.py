@@ -22,7 +22,7 @@ from qa_dist import faults
 from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.data.shards import Shard
 from qa_dist.evaluation.elements import finished_steps, is_evaluated
-from qa_dist.files import read_json, write_json, write_status
+from qa_dist.files import own_process, read_json, write_json, write_status
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
@@ -80,7 +80,7 @@ def aggregate(run: RunDir) -> list[int]:
 
 
 def _beat(run: RunDir, state: str, step: int, of: int) -> None:
-    facts = {"state": state, "step": step, "of": of, "unit": "checkpoints"}
+    facts = {"state": state, "step": step, "of": of, "unit": "checkpoints", **own_process()}
     write_status(run.status_file("aggregate", 0), {**facts, "updated_at": time.time()})
 
 

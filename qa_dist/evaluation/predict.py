@@ -9,7 +9,6 @@ nothing and can be redone alone.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -27,6 +26,7 @@ from qa_dist.evaluation.elements import elements, is_evaluated, marker_file, ori
 from qa_dist.files import (
     BrokenFileError,
     file_sha256,
+    own_process,
     read_json,
     replaced_file,
     write_json,
@@ -104,7 +104,7 @@ def _beat(run: RunDir, element: int, state: str, step: int, of: int) -> None:
             "of": of,
             "unit": "windows",
             "updated_at": time.time(),
-            "pid": os.getpid(),
+            **own_process(),
         },
     )
 
