@@ -190,7 +190,8 @@ def _nodes_are_up(layout: Layout) -> bool:
     return ended.returncode == 0 and states <= {"idle", "mix", "alloc", "comp"} and bool(states)
 
 
-WORDS = {
+WORDS: dict[str, Sequence[str]] = {
+    "install": (),
     "up": ("folder", *SETTING_NAMES),
     "down": ("folder", "keep_logs"),
     "kill": ("folder", "name", "tasks_live_on"),
@@ -198,20 +199,21 @@ WORDS = {
 
 
 def main(verb: str, words: Sequence[str]) -> int:
-    """Run up, down or kill with words name=value; return the exit status.
+    """Run install, up, down or kill with words name=value; return the exit status.
 
     2: refused before anything was done; 1: begun, and failed.
     """
     try:
         given = read_words(words, WORDS[verb])
         folder = Path(given.pop("folder", str(DEFAULT_FOLDER))).resolve()
-        if verb == "up":
+        if verb in ("install", "up"):
             install()
+        if verb == "up":
             print(up(folder, given))
         elif verb == "down":
             down(folder, _yes_or_no(given, "keep_logs"))
             print(f"{folder}: down")
-        else:
+        elif verb == "kill":
             kill(folder, given.get("name", ""), _yes_or_no(given, "tasks_live_on"))
     except ClusterError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -22,12 +22,14 @@ PACKAGE_OF = {
 }
 """Program: the package that it comes with."""
 POLICY = Path("/usr/sbin/policy-rc.d")
+SYSTEM_FOLDERS = "/usr/sbin:/sbin"
+"""Where daemons are, which isn't in every user's PATH."""
 REFUSE = "#!/bin/sh\n# Written while slurm/cluster installs: no service starts.\nexit 101\n"
 
 
 def missing() -> list[str]:
     """Return the packages whose programs aren't there."""
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    path = f"{os.environ.get('PATH', '')}:{SYSTEM_FOLDERS}"
     return sorted({pkg for name, pkg in PACKAGE_OF.items() if not shutil.which(name, path=path)})
 
 

@@ -64,7 +64,8 @@ def read_words(words: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not value or name not in names:
-            raise ClusterError(f"{word!r}: expected name=value with one of {', '.join(names)}")
+            expected = f"name=value with one of {', '.join(names)}" if names else "no words"
+            raise ClusterError(f"{word!r}: expected {expected}")
         read[name] = value
     return read
 
