@@ -72,5 +72,6 @@ class FakeSlurm:
 def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     fake = FakeSlurm(tmp_path / "fake-slurm")
     monkeypatch.setenv("PATH", f"{fake.folder}:{os.environ['PATH']}")
-    fake.says("scontrol", "MaxArraySize            = 4\n")
+    partition = "PartitionName=low Default=YES State=UP MaxTime=UNLIMITED TotalNodes=9"
+    fake.says("scontrol", f"MaxArraySize            = 4\n{partition}\n")
     return fake

@@ -185,8 +185,8 @@ class Engine:
             note_stop(signum, frame)
 
         for signum in STOP_SIGNALS:
-            self._old_handlers[signum] = signal.signal(signum, note)
-        self._stop_asked = bool(stop_signals())  # while this process was starting
+            self._old_handlers[signum] = old = signal.signal(signum, note)
+            self._stop_asked |= old is note_stop and signum in stop_signals()  # at the start
 
     def should_stop(self) -> bool:
         """Return whether any rank was asked to stop: the same answer on each rank.

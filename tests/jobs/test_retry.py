@@ -66,6 +66,8 @@ def test_only_what_is_missing_is_submitted(
     FakeRun(run).submit("aggregate", 4)
     FakeRun(run).beat("aggregate", 0, "done", step=2, of=2)
     run.predictions_file(6, "dev-00000-of-00001").unlink()
+    partition = "PartitionName=low Default=YES State=UP MaxTime=UNLIMITED TotalNodes=9\n"
+    slurm.answers("scontrol", partition)
     asked = []
 
     def submit(run: RunDir, profile: object, title: str, elements: object, attempt: int) -> object:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from qa_dist import processes
 from qa_dist.training.engine import STOP_SIGNALS, Engine, LostRankError, resolve_precision
 
 
@@ -33,6 +34,24 @@ def test_a_stop_signal_only_sets_a_flag(engine: Engine, signum: signal.Signals) 
     os.kill(os.getpid(), signum)
     assert engine.should_stop()
     assert engine.should_stop(), "it stays asked for"
+
+
+def test_t09_a_signal_that_came_while_the_process_was_starting_counts(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_stop_signals", set())
+    old = signal.signal(signal.SIGUSR2, processes.note_stop)
+    try:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        engine.watch_for_stop()
+        assert engine.should_stop()
+        engine.close()
+    finally:
+        signal.signal(signal.SIGUSR2, old)
+    again = Engine("fp32")
+    again.watch_for_stop()
+    assert not again.should_stop(), "what an earlier training of this process saw doesn't count"
+    again.close()
 
 
 def test_close_gives_signals_back(engine: Engine) -> None:
