@@ -24,17 +24,24 @@ from qa_dist.records import InputError
 def check_cluster(profile: Profile, recipe: Recipe, folder: Path) -> None:
     """Raise InputError with all that is wrong with a launch from `folder`."""
     try:
-        partitions = read_partitions()
+        problems = find_problems(profile, recipe, folder)
     except QueueError as error:
         raise InputError(
             f"the cluster doesn't answer ({error}); nothing was submitted. Try again later, or "
             "profile=local to run on this machine"
         ) from error
-    problems = [*_check_partitions(profile, partitions), *_check_account(profile)]
-    problems += _check_disk(recipe, folder)
     if problems:
-        lines = "".join(f"\n  {problem}" for problem in dict.fromkeys(problems))
+        lines = "".join(f"\n  {problem}" for problem in problems)
         raise InputError(f"profile={profile.name}: nothing was submitted:{lines}")
+
+
+def find_problems(profile: Profile, recipe: Recipe | None, folder: Path) -> list[str]:
+    """Return a sentence for each thing that a launch from `folder` would fail of; without a recipe
+    the disk isn't looked at. Raises QueueError."""
+    found = [*_check_partitions(profile, read_partitions()), *_check_account(profile)]
+    if recipe:
+        found += _check_disk(recipe, folder)
+    return list(dict.fromkeys(found))
 
 
 def read_partitions() -> dict[str, dict[str, str]]:

@@ -27,9 +27,10 @@ from qa_dist.cluster.queue import (
     ended_jobs,
     max_array_size,
     queued_jobs,
+    run_slurm,
 )
 from qa_dist.cluster.slurm_job import SlurmJob
-from qa_dist.files import read_json_if_there, write_json
+from qa_dist.files import read_json_if_there, write_json, write_text
 from qa_dist.profile import Profile, resources_of
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, check_name
@@ -255,6 +256,18 @@ def sbatch_script(run: RunDir, profile: Profile, title: str, stage: str) -> str:
     yet."""
     executor = make_executor(run, profile, title, stage, [])
     return str(executor._make_submission_file_text(executor._submitit_command_str, ""))
+
+
+def submit_command(run: RunDir, profile: Profile, title: str, module: str) -> int:
+    """Submit what a training would be with this profile, but with another module in the place of
+    it, which is given the run's folder; return the job's id. Raises QueueError."""
+    executor = make_executor(run, profile, title, "train", [])
+    command = f"{executor.python} -u -m {module} {run.root}"
+    script = run.root / "job.sh"
+    write_text(script, executor._make_submission_file_text(command, ""))
+    (run.logs / "submitit").mkdir(parents=True, exist_ok=True)
+    with _outside_a_job():
+        return int(run_slurm("sbatch", "--parsable", str(script)).partition(";")[0])
 
 
 def _setup_lines(run: RunDir, profile: Profile) -> list[str]:
