@@ -208,7 +208,7 @@ def test_t01_t02_a_killed_rank_ends_the_job_with_a_word_and_it_goes_on_equal(
 def test_t15_tasks_that_outlive_their_node_are_fenced_off(
     case: SlurmCase, undisturbed: RunDir
 ) -> None:
-    ids = case.submits("train.log_every_steps=2", fault=slowly())
+    ids = case.submits(fault=slowly())
     case.wait_for_step(1)
     node = case.cluster.job(ids["train"])["BatchHost"]
     case.cluster.kill(node, tasks_live_on=True)
