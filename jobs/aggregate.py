@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.append(sys.path.pop(0))  # this folder last: its tensorboard.py is no package
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from qa_dist.cluster.pipeline import run_stage_here

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(sys.path.pop(0))  # this folder last: its tensorboard.py is no package
 sys.path.insert(0, str(ROOT))
 
 from qa_dist.cluster.job import STAGES  # noqa: E402

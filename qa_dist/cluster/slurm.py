@@ -244,7 +244,7 @@ def make_executor(
         additional_parameters={
             "requeue": True,
             "chdir": str(run.root),
-            "export": ",".join(name for name in _EXPORTED if name in os.environ) or "NIL",
+            "export": ",".join(exported_names()) or "NIL",
             **({"kill-on-invalid-dep": "yes"} if after else {}),
         },
     )
@@ -266,8 +266,20 @@ def submit_command(run: RunDir, profile: Profile, title: str, module: str) -> in
     script = run.root / "job.sh"
     write_text(script, executor._make_submission_file_text(command, ""))
     (run.logs / "submitit").mkdir(parents=True, exist_ok=True)
+    return submit_script(script)
+
+
+def submit_script(script: Path, options: Sequence[str] = (), words: Sequence[str] = ()) -> int:
+    """Submit a shell script with options for sbatch and words for the script; return the job's id.
+    Raises QueueError."""
     with _outside_a_job():
-        return int(run_slurm("sbatch", "--parsable", str(script)).partition(";")[0])
+        answer = run_slurm("sbatch", "--parsable", *options, str(script), *words)
+    return int(answer.partition(";")[0])
+
+
+def exported_names() -> list[str]:
+    """Return the variables of our environment that jobs are given."""
+    return [name for name in _EXPORTED if name in os.environ]
 
 
 def _setup_lines(run: RunDir, profile: Profile) -> list[str]:
