@@ -104,7 +104,9 @@ def _judge_caches(facts: Mapping[str, Any]) -> Finding:
     if not all(one.get("offline", True) for one in facts.values()):
         advice = "don't unset HF_HUB_OFFLINE in env_file"
         return Finding("caches", WARNING, "nodes would ask the hub", advice)
-    return Finding("caches", OK, "nodes are offline (HF_HUB_OFFLINE=1); nothing is missing there")
+    model = next((one["model"] for one in facts.values() if one.get("model")), "")
+    seen = f"nodes see {model}" if model else "no encoder was looked for, as recipe= wasn't given"
+    return Finding("caches", OK, f"nodes are offline (HF_HUB_OFFLINE=1); {seen}")
 
 
 def _judge_disk(facts: Mapping[str, Any]) -> Finding:

@@ -137,6 +137,7 @@ class Probe:
             "gpus": _count_gpus() if self._job.has_gpus else 0,
             "cores": len(os.sched_getaffinity(0)),
             "offline": os.environ.get("HF_HUB_OFFLINE") == "1",
+            "model": self._asked.model,
             "model_error": find_model(self._asked.model),
             "runs_free_gb": shutil.disk_usage(self.folder).free / 1e9,
             "temp": temp,

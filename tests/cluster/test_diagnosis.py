@@ -16,6 +16,7 @@ FACTS = {
     "gpus": 2,
     "cores": 8,
     "offline": True,
+    "model": "",
     "model_error": "",
     "runs_free_gb": 900.0,
     "temp": "/tmp",
@@ -114,6 +115,12 @@ def test_without_gpus_that_is_said() -> None:
     reports = {0: {"host": "n1", "facts": {**FACTS, "gpus": 0}}}
     first = next(judge("facts", reports, Profile(gpus_per_node=0)))
     assert first.level == OK and "gpus_per_node=0" in first.text
+
+
+def test_an_encoder_is_named_if_it_was_looked_for() -> None:
+    assert "recipe= wasn't given" in finding("caches", "facts").text
+    found = finding("caches", "facts", {"model": "roberta-base"})
+    assert found.level == OK and "nodes see roberta-base" in found.text
 
 
 def test_one_node_alone_is_told_as_such() -> None:

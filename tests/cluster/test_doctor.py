@@ -29,6 +29,7 @@ FACTS = {
     "gpus": 0,
     "cores": 1,
     "offline": True,
+    "model": "",
     "model_error": "",
     "runs_free_gb": 90.0,
     "temp": "/tmp",
