@@ -184,6 +184,7 @@ class Training:
         if progress.step >= self.num_steps:
             self._heartbeat("done")
             return "done"
+        self._settle_gradient_exchange()
         scalars = None
         if engine.rank == 0:
             scalars = ScalarWriter(self.run.tensorboard, self.run.scalars, resumed_at)
@@ -248,6 +249,20 @@ class Training:
             flush=True,
         )
         return checkpoint.step
+
+    def _settle_gradient_exchange(self) -> None:
+        """Do a backward that counts for nothing: after its first one DDP lays its buckets out anew.
+
+        With more than two ranks the layout decides in which order gradients are summed, so a step
+        after a resume would differ in the last bit from the same step of an uninterrupted run.
+        """
+        if self.engine.world_size > 1:
+            self.model.train()
+            batch = self._collate(self.train_split, [0])
+            self.engine.backward(
+                self.wrapped, lambda: self._loss(self.wrapped, batch) * 0.0, is_last=True
+            )
+            self.optimizer.zero_grad(set_to_none=True)
 
     # -- one step ----------------------------------------------------------------------------------
 
