@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from datetime import timedelta
@@ -79,7 +80,10 @@ class Engine:
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Return the model on this rank's device, under autocast, gradients averaged over ranks."""
-        prepared: nn.Module = self._accelerator.prepare(model)
+        with warnings.catch_warnings():
+            # torch 2.13 prefers a name that older versions, and Accelerate, don't know yet.
+            warnings.filterwarnings("ignore", ".broadcast_buffers. is deprecated", FutureWarning)
+            prepared: nn.Module = self._accelerator.prepare(model)
         return prepared
 
     def backward(
