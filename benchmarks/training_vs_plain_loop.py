@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+WARM_UP_STEPS = 3
 sys.path.insert(0, str(ROOT))
 
 
@@ -39,14 +40,14 @@ def main(argv: Sequence[str]) -> int:
         compare_losses(ours, theirs)
         pair = [("ours", ours_step(ours)), ("theirs", theirs.step)]
         seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
-        for step in range(1, num_steps + 4):
+        for step in range(1, 1 + WARM_UP_STEPS + num_steps):
             for name, do in pair:
                 started = time.perf_counter()
                 do(step)
                 seconds[name].append(time.perf_counter() - started)
             pair.reverse()
         ours.engine.close()
-    print(json.dumps(result({name: values[3:] for name, values in seconds.items()})))  # 3 warm up
+    print(json.dumps(result({name: each[WARM_UP_STEPS:] for name, each in seconds.items()})))
     return 0
 
 

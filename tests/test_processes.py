@@ -6,6 +6,8 @@ import os
 import subprocess
 import time
 
+from zygote import wait_until
+
 from qa_dist.processes import children_of, is_alive, kill_with_children
 
 
@@ -31,10 +33,7 @@ def test_a_process_is_killed_with_its_children() -> None:
     children = children_of(parent.pid)
     kill_with_children(parent.pid)
     assert parent.wait(10) == -9
-    give_up_at = time.monotonic() + 30
-    while any(is_alive(child) for child in children):  # killed, but each dies in its own time
-        assert time.monotonic() < give_up_at
-        time.sleep(0.01)
+    wait_until(lambda: not any(map(is_alive, children)), "each dies in its own time", 30)
     kill_with_children(parent.pid)  # gone already: nothing to do
 
 

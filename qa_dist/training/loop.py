@@ -183,11 +183,11 @@ class Training:
         if progress.step >= self.num_steps:
             self._heartbeat("done")
             return "done"
-        self._settle_gradient_exchange()
         scalars = None
         if engine.rank == 0:
             scalars = ScalarWriter(self.run.tensorboard, self.run.scalars, resumed_at)
         self.model.train()
+        self._settle_gradient_exchange()
         started = time.monotonic()
         while progress.step < self.num_steps:
             # -- batch, forward-backward, update ---------------------------------------------------
@@ -256,11 +256,7 @@ class Training:
         after a resume would differ in the last bit from the same step of an uninterrupted run.
         """
         if self.engine.world_size > 1:
-            self.model.train()
-            batch = self._collate(self.train_split, [0])
-            self.engine.backward(
-                self.wrapped, lambda: self._loss(self.wrapped, batch) * 0.0, is_last=True
-            )
+            self._micro_batch((), num_windows=1, is_last=True)
             self.optimizer.zero_grad(set_to_none=True)
 
     # -- one step ----------------------------------------------------------------------------------
@@ -304,8 +300,8 @@ class Training:
     def _micro_batch(self, windows: Sequence[int], num_windows: int, is_last: bool) -> torch.Tensor:
         """Forward and backward of one micro-batch; return its share of the step's loss: ().
 
-        An empty one (the short last batch of an epoch) computes window 0 times zero, since all
-        ranks must take part.
+        An empty one (in the short last batch of an epoch, or for the exchange alone) computes
+        window 0 times zero, since all ranks must take part.
         """
         is_empty = len(windows) == 0
         batch = self._collate(self.train_split, [0] if is_empty else windows)
