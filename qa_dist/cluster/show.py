@@ -24,7 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from qa_dist.cluster.slurm import Submitted
+from qa_dist.cluster.submitted import Submitted
 from qa_dist.run_dir import RunDir
 
 _PLAIN_EVERY_S = 10.0

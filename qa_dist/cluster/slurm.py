@@ -2,8 +2,9 @@
 cluster's own limit.
 
 In: a run, a profile, and which elements of which stages are missing. Out: jobs.json, which says
-what was submitted, and nothing half: if one sbatch is refused, those before it are cancelled. Must
-not import torch, and not know what the stages do.
+what was submitted, and nothing half: if one sbatch is refused, those before it are cancelled; and
+what is still to be submitted stands there before the first one is, so that after a kill the next
+launch can go on with it (going_on.py). Must not import torch, and not know what the stages do.
 """
 
 from __future__ import annotations
@@ -14,26 +15,26 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from qa_dist import faults
 from qa_dist.cluster.job import STAGES
-from qa_dist.cluster.queue import (
-    QueuedJob,
-    QueueError,
-    cancel,
-    ended_jobs,
-    max_array_size,
-    queued_jobs,
-    run_slurm,
-)
+from qa_dist.cluster.queue import QueueError, cancel, max_array_size, run_slurm
 from qa_dist.cluster.slurm_job import SlurmJob
-from qa_dist.files import read_json_if_there, write_json, write_text
+from qa_dist.cluster.submitted import (
+    Submitted,
+    find_lost,
+    job_name,
+    read_planned,
+    read_submitted,
+    save_submitted,
+)
+from qa_dist.files import write_text
 from qa_dist.profile import Profile, resources_of
 from qa_dist.records import InputError
-from qa_dist.run_dir import RunDir, check_name
+from qa_dist.run_dir import RunDir
 
 CODE = Path(__file__).resolve().parents[2]
 _PATH = re.compile(r"/[A-Za-z0-9_./@+=,:-]*")
@@ -43,21 +44,6 @@ _EXPORTED = (
 ).split()
 """All that a job gets of the caller's environment: no secrets."""
 _WAIT_FOR_PEERS_S = 60
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """One sbatch: an array, or a job of one element."""
-
-    stage: str
-    job: int
-    """SLURM's id."""
-    elements: list[int]
-    """The stage's elements, by array index."""
-    after: list[int]
-    """Jobs that must have succeeded first."""
-    attempt: int
-    is_array: bool
 
 
 def submit_stages(
@@ -71,73 +57,66 @@ def submit_stages(
 
     Raises InputError if SLURM refuses one; then none is left in the queue.
     """
-    done: list[Submitted] = []
-    before: list[int] = []
-    earlier = read_submitted(run)
     try:
         chunk = max_array_size()
-        for stage in STAGES:
-            missing = list(elements.get(stage, ()))
-            if not missing:
-                continue
-            of_stage = []
-            for first in range(0, len(missing), chunk):
-                part = missing[first : first + chunk]
-                job = _submit(run, profile, title, stage, part, attempt, before)
-                of_stage.append(Submitted(stage, job, part, before, attempt, len(part) > 1))
-                done.append(of_stage[-1])
-                _save(run, [*earlier, *done])
-            before = [one.job for one in of_stage]
-    except BaseException as error:
-        ids = [one.job for one in done]
-        try:
-            cancel(ids)
-        except QueueError as problem:
-            left = " ".join(map(str, ids))
-            raise InputError(
-                f"{error}; and what was submitted before couldn't be cancelled ({problem}): run "
-                f"`scancel {left}` when the cluster answers"
-            ) from error
-        _save(run, earlier)
-        if isinstance(error, QueueError):
-            raise InputError(f"{error}; nothing is left in the queue") from error
-        raise
-    return done
-
-
-def _save(run: RunDir, jobs: Sequence[Submitted]) -> None:
-    write_json(run.jobs, [asdict(job) for job in jobs])
-
-
-def read_submitted(run: RunDir) -> list[Submitted]:
-    """Return all that was ever submitted for a run, oldest first."""
-    return [Submitted(**job) for job in read_json_if_there(run.jobs) or []]
-
-
-def live_jobs(run: RunDir) -> list[QueuedJob]:
-    """Return the run's jobs that are waiting or running. Raises QueueError."""
-    return [job for job in queued_jobs(one.job for one in read_submitted(run)) if job.is_alive]
-
-
-def check_not_live(run: RunDir) -> None:
-    """Raise InputError with the ids if jobs of the run are waiting or running, or if SLURM can't
-    say."""
-    if not read_submitted(run):
-        return
-    try:
-        live = live_jobs(run)
     except QueueError as error:
+        raise InputError(f"{error}; nothing was submitted") from error
+    planned = []
+    for stage in STAGES:
+        missing = list(elements.get(stage, ()))
+        parts = [missing[first : first + chunk] for first in range(0, len(missing), chunk)]
+        planned += [Submitted(stage, 0, part, [], attempt, len(part) > 1) for part in parts]
+    return submit_planned(run, profile, title, planned)
+
+
+def submit_planned(
+    run: RunDir, profile: Profile, title: str, planned: Sequence[Submitted]
+) -> list[Submitted]:
+    """Submit those of an attempt that weren't yet; return all of them, in order.
+
+    Raises InputError if SLURM refuses one; then none of those that it did submit is left in the
+    queue.
+    """
+    before, jobs = read_planned(run), list(planned)
+    earlier = [one for one in before if one.attempt != planned[0].attempt]
+    save_submitted(run, [*earlier, *jobs])
+    try:
+        for place, one in enumerate(planned):
+            if one.job:
+                continue
+            stages = [other.stage for other in jobs[:place] if other.stage != one.stage]
+            after = [other.job for other in jobs[:place] if other.stage in stages[-1:]]
+            job = _submit(run, profile, title, one.stage, one.elements, one.attempt, after)
+            faults.reach("submit.after_sbatch", place)
+            jobs[place] = replace(one, job=job, after=after)
+            save_submitted(run, [*earlier, *jobs])
+    except BaseException as error:
+        _take_back(run, title, before, {one.job for one in planned}, error)
+        raise
+    return jobs
+
+
+def _take_back(
+    run: RunDir, title: str, before: Sequence[Submitted], kept: set[int], error: BaseException
+) -> None:
+    """Cancel what was submitted before an error. Raises InputError if SLURM was the cause, or can't
+    cancel."""
+    ids: list[int] = []
+    try:
+        if not isinstance(error, QueueError):  # Ctrl-C may have come before sbatch's answer
+            find_lost(run, title)
+        ids = [one.job for one in read_submitted(run) if one not in before and one.job not in kept]
+        cancel(ids)
+    except QueueError as problem:
+        left = f", or `scancel {' '.join(map(str, ids))}` ends it" if ids else ""
         raise InputError(
-            f"{run.root}: can't tell whether its jobs are still running ({error}); try again when "
-            "the cluster answers"
+            f"{error}; and what was submitted before that couldn't be cancelled ({problem}). When "
+            f"the cluster answers, the same command submits the rest{left}"
         ) from error
-    if live:
-        numbers = " ".join(sorted({str(job.job) for job in live}))
-        ids = ", ".join(sorted({f"{job.job} ({job.state.lower()})" for job in live}))
-        raise InputError(
-            f"{run.root}: its jobs are in the queue: {ids}. Wait for them, or cancel them with "
-            f"`scancel {numbers}`; for a second run beside it give name=..."
-        )
+    save_submitted(run, before)
+    if isinstance(error, QueueError):
+        rest = "what was submitted earlier goes on" if any(kept) else "nothing is left in the queue"
+        raise InputError(f"{error}; {rest}") from error
 
 
 def _submit(
@@ -229,7 +208,7 @@ def make_executor(
     }
     executor.update_parameters(
         **{name: value for name, value in options.items() if value},
-        job_name=check_name(f"{title}.{stage}"[:64], "job name"),
+        job_name=job_name(title, stage),
         time=asked.timeout_min,
         nodes=profile.nodes if is_gang else 1,
         ntasks_per_node=ranks_per_node(profile) if is_gang else 1,
@@ -315,11 +294,3 @@ def save_code(run: RunDir, profile: Profile) -> None:
     shutil.copy(env_file, temporary / "slurm" / "env.sh")
     shutil.rmtree(code, ignore_errors=True)
     temporary.rename(code)
-
-
-def states(run: RunDir) -> list[QueuedJob]:
-    """Return what SLURM says of all jobs of a run: squeue, and for those it has forgotten
-    accounting."""
-    ids = {one.job for one in read_submitted(run)}
-    found = queued_jobs(ids)
-    return [*found, *ended_jobs(ids - {job.job for job in found})]

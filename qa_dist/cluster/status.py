@@ -29,7 +29,7 @@ from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.queue import JobName, Queue, QueuedJob
 from qa_dist.cluster.reasons import explain_end, is_running, why_ended, why_waiting
 from qa_dist.cluster.run_logs import last_lines, last_words, slurms_words
-from qa_dist.cluster.slurm import read_submitted
+from qa_dist.cluster.submitted import read_submitted
 from qa_dist.files import read_json
 from qa_dist.run_dir import RunDir
 

@@ -12,7 +12,7 @@ from qa_dist.attempts import update_run
 from qa_dist.cluster.heartbeats import is_on_slurm, launcher
 from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.queue import QueueError, cancel
-from qa_dist.cluster.slurm import live_jobs, read_submitted
+from qa_dist.cluster.submitted import live_jobs, read_submitted
 from qa_dist.data.prepared import read_prepared
 from qa_dist.files import read_json
 from qa_dist.records import InputError
