@@ -19,7 +19,7 @@ from qa_dist.cluster.find_runs import find_run, read_words
 from qa_dist.cluster.heartbeats import is_on_slurm
 from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.stop import launch_again
-from qa_dist.cluster.submitted import check_not_live, read_submitted
+from qa_dist.cluster.submitted import check_not_live, is_cut_short, read_planned
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, check_private_folder
 
@@ -47,9 +47,10 @@ def retry(run: RunDir) -> int:
             f"is missing: {launch_again(run)}"
         )
     check_private_folder(run.root)
-    check_not_live(run)  # before all that takes a moment
+    if not is_cut_short(run):
+        check_not_live(run)  # before all that takes a moment
 
-    from jobs.launch import run_launch
+    from qa_dist.cluster.launch import Order, Wanted, launch_run
     from qa_dist.cluster.place import find_place
     from qa_dist.data.prepared import read_prepared
     from qa_dist.plan import make_plan
@@ -58,14 +59,13 @@ def retry(run: RunDir) -> int:
     profile = load_profile(str(run.root / "profile.yaml"), run.root)
     recipe = load_saved_recipe(run.recipe)
     plan = make_plan(recipe, read_prepared(run).folder.parent)
-    keys = {"name": run.root.name, "runs_dir": str(run.root.parents[1])}
-    place = find_place(profile)
-    return run_launch(keys, recipe, profile, place, plan, stages_of(run), is_fresh=False)
+    order = Order(profile, find_place(profile), stages_of(run), run.root.parents[1])
+    return launch_run(order, Wanted(run.root.name, recipe, plan))
 
 
 def stages_of(run: RunDir) -> list[str]:
     """Return the stages up to the last one that the run was ever launched with."""
-    submitted = [STAGES.index(one.stage) for one in read_submitted(run)]
+    submitted = [STAGES.index(one.stage) for one in read_planned(run)]
     return list(STAGES[: max(submitted, default=len(STAGES) - 1) + 1])
 
 

@@ -12,6 +12,7 @@ from qa_dist.cluster.submitted import (
     Submitted,
     check_not_live,
     find_lost,
+    is_cut_short,
     live_jobs,
     read_planned,
     save_submitted,
@@ -22,28 +23,41 @@ from qa_dist.recipe_loading import recipe_to_yaml
 from qa_dist.run_dir import RunDir
 
 
-def go_on(run: RunDir, recipe: Recipe, profile: Profile, is_waiting: bool) -> list[Submitted]:
-    """Return the jobs of the newest attempt if any is alive, all submitted; none: launch anew.
+def submit_rest(run: RunDir, recipe: Recipe, profile: Profile) -> list[Submitted]:
+    """Submit what a launcher that was killed had no time to, if what it did submit is still alive;
+    return all jobs of that launch, none if there is nothing to go on with.
 
-    Raises InputError if the run is alive and there is nothing to submit and nobody to wait, if it
-    was launched with other settings, or if SLURM can't say.
+    Raises InputError if the run was launched with another recipe, or if SLURM can't say.
     """
-    jobs = read_planned(run)
-    if not jobs:
+    if not is_cut_short(run):
         return []
     try:
-        find_lost(run, f"{recipe.name}.{run.root.name}")
+        find_lost(run)
         is_alive = bool(live_jobs(run))
     except QueueError:
-        check_not_live(run)  # says so
+        check_not_live(run)  # says what it means
         raise
-    jobs = [one for one in read_planned(run) if one.attempt == jobs[-1].attempt]
-    is_whole = all(one.job for one in jobs)
+    there = read_planned(run)
     if not is_alive:
-        if not is_whole:
-            save_submitted(run, [one for one in read_planned(run) if one.job])
+        save_submitted(run, [one for one in there if one.job])
         return []
-    is_same = run.recipe.is_file() and run.recipe.read_text("utf-8") == recipe_to_yaml(recipe)
-    if not is_same or (is_whole and not is_waiting):
+    if not _is_same(run, recipe):
         check_not_live(run)
-    return submit_planned(run, profile, f"{recipe.name}.{run.root.name}", jobs)
+    newest = [one for one in there if one.attempt == there[-1].attempt]
+    return submit_planned(run, profile, f"{recipe.name}.{run.root.name}", newest)
+
+
+def jobs_to_watch(run: RunDir, recipe: Recipe) -> list[Submitted]:
+    """Return the jobs of the newest launch of a run if any is alive and it was launched with this
+    very recipe; else none."""
+    jobs = read_planned(run)
+    try:
+        if not jobs or not live_jobs(run) or not _is_same(run, recipe):
+            return []
+    except QueueError:
+        return []  # whoever checks next says so
+    return [one for one in jobs if one.attempt == jobs[-1].attempt]
+
+
+def _is_same(run: RunDir, recipe: Recipe) -> bool:
+    return run.recipe.is_file() and run.recipe.read_text("utf-8") == recipe_to_yaml(recipe)

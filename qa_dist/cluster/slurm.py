@@ -14,7 +14,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,10 @@ def submit_stages(
     title: str,
     elements: Mapping[str, Sequence[int]],
     attempt: int,
+    shared: Sequence[Submitted] = (),
 ) -> list[Submitted]:
-    """Submit what is missing of each stage; return the jobs, in order.
+    """Submit what is missing of each stage; return the jobs, in order, those of `shared` first:
+    prepare jobs of other runs, which this run's training waits for as well.
 
     Raises InputError if SLURM refuses one; then none is left in the queue.
     """
@@ -61,7 +63,7 @@ def submit_stages(
         chunk = max_array_size()
     except QueueError as error:
         raise InputError(f"{error}; nothing was submitted") from error
-    planned = []
+    planned = [replace(one, attempt=attempt) for one in shared]
     for stage in STAGES:
         missing = list(elements.get(stage, ()))
         parts = [missing[first : first + chunk] for first in range(0, len(missing), chunk)]
@@ -72,10 +74,10 @@ def submit_stages(
 def submit_planned(
     run: RunDir, profile: Profile, title: str, planned: Sequence[Submitted]
 ) -> list[Submitted]:
-    """Submit those of an attempt that weren't yet; return all of them, in order.
+    """Submit those jobs of an attempt that weren't yet, each stage after the one before; return all
+    of them, in order.
 
-    Raises InputError if SLURM refuses one; then none of those that it did submit is left in the
-    queue.
+    Raises InputError if SLURM refuses one; then none that was submitted here is left in the queue.
     """
     before, jobs = read_planned(run), list(planned)
     earlier = [one for one in before if one.attempt != planned[0].attempt]
@@ -91,32 +93,36 @@ def submit_planned(
             jobs[place] = replace(one, job=job, after=after)
             save_submitted(run, [*earlier, *jobs])
     except BaseException as error:
-        _take_back(run, title, before, {one.job for one in planned}, error)
+        if not isinstance(error, QueueError):  # Ctrl-C may have come before sbatch's answer
+            with suppress(QueueError):
+                find_lost(run)
+        there = {one.job for one in (*before, *planned)}
+        withdraw({run: [one for one in read_submitted(run) if one.job not in there]}, error)
+        save_submitted(run, before)
+        if isinstance(error, QueueError):
+            rest = any(one.job and not one.of for one in planned)
+            left = "what was submitted earlier goes on" if rest else "nothing is left in the queue"
+            raise InputError(f"{error}; {left}") from error
         raise
     return jobs
 
 
-def _take_back(
-    run: RunDir, title: str, before: Sequence[Submitted], kept: set[int], error: BaseException
-) -> None:
-    """Cancel what was submitted before an error. Raises InputError if SLURM was the cause, or can't
-    cancel."""
-    ids: list[int] = []
+def withdraw(submitted: Mapping[RunDir, Sequence[Submitted]], error: BaseException) -> None:
+    """Cancel what was just submitted for runs, and forget it, because of `error`.
+
+    Raises InputError with the ids if it can't be cancelled; then it isn't forgotten either.
+    """
+    ids = [one.job for jobs in submitted.values() for one in jobs if not one.of]
     try:
-        if not isinstance(error, QueueError):  # Ctrl-C may have come before sbatch's answer
-            find_lost(run, title)
-        ids = [one.job for one in read_submitted(run) if one not in before and one.job not in kept]
         cancel(ids)
     except QueueError as problem:
-        left = f", or `scancel {' '.join(map(str, ids))}` ends it" if ids else ""
+        left = " ".join(map(str, ids))
         raise InputError(
             f"{error}; and what was submitted before that couldn't be cancelled ({problem}). When "
-            f"the cluster answers, the same command submits the rest{left}"
+            f"the cluster answers, the same command submits the rest, or `scancel {left}` ends it"
         ) from error
-    save_submitted(run, before)
-    if isinstance(error, QueueError):
-        rest = "what was submitted earlier goes on" if any(kept) else "nothing is left in the queue"
-        raise InputError(f"{error}; {rest}") from error
+    for run, jobs in submitted.items():
+        save_submitted(run, [one for one in read_submitted(run) if one not in jobs])
 
 
 def _submit(

@@ -29,7 +29,7 @@ from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.queue import JobName, Queue, QueuedJob
 from qa_dist.cluster.reasons import explain_end, is_running, why_ended, why_waiting
 from qa_dist.cluster.run_logs import last_lines, last_words, slurms_words
-from qa_dist.cluster.submitted import read_submitted
+from qa_dist.cluster.submitted import is_cut_short, read_submitted
 from qa_dist.files import read_json
 from qa_dist.run_dir import RunDir
 
@@ -156,9 +156,11 @@ def _collect_run(run: RunDir, stages: Sequence[str], queue: Queue) -> RunStatus:
         for one in disk:
             if one.is_done:
                 elements.append(Element(one.index, "done"))
-            elif on_slurm:
-                job = jobs.get(one.index)
+            elif on_slurm and one.index in jobs:
+                job = jobs[one.index]
                 elements.append(_judge_slurm(one, job, queue, follows_done, ends))
+            elif on_slurm:
+                elements.append(Element(one.index, "missing", _why_not_submitted(run)))
             else:
                 elements.append(_judge_local(one, holder, ends))
             seen = max(seen, float(one.heartbeat.get("updated_at") or 0))
@@ -207,12 +209,10 @@ class _Ends:
 
 
 def _judge_slurm(
-    disk: OnDisk, name: JobName | None, queue: Queue, follows_done: bool, ends: _Ends
+    disk: OnDisk, name: JobName, queue: Queue, follows_done: bool, ends: _Ends
 ) -> Element:
     """Weigh what an element's heartbeat says against what the queue says of its job."""
     index, said = disk.index, disk.said
-    if name is None:
-        return Element(index, "missing", "not submitted")
     shown = str(name[0]) if name[1] is None else f"{name[0]}_{name[1]}"
     if queue.error:
         state = {"running": "running", "waiting": "waiting", "failed": "failed"}.get(
@@ -242,6 +242,14 @@ def _judge_slurm(
     text = ": ".join(filter(None, [text, explain_end(how)]))
     state = "failed" if said == "running" or words else "missing"
     return Element(index, state, f"{text}\n{words}".strip(), shown)
+
+
+def _why_not_submitted(run: RunDir) -> str:
+    if not is_cut_short(run):
+        return "not submitted"
+    if launcher(run):
+        return "being submitted"
+    return "not submitted, as its launch was killed; launch again for the rest"
 
 
 def _judge_local(disk: OnDisk, holder: Holder | None, ends: _Ends) -> Element:

@@ -12,7 +12,7 @@ from qa_dist.attempts import update_run
 from qa_dist.cluster.heartbeats import is_on_slurm, launcher
 from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.queue import QueueError, cancel
-from qa_dist.cluster.submitted import live_jobs, read_submitted
+from qa_dist.cluster.submitted import find_lost, live_jobs, read_submitted
 from qa_dist.data.prepared import read_prepared
 from qa_dist.files import read_json
 from qa_dist.records import InputError
@@ -30,9 +30,13 @@ def stop_run(run: RunDir, first_stage: str = STAGES[0]) -> list[str]:
 
 
 def _stop_jobs(run: RunDir, stages: Sequence[str]) -> Iterator[str]:
-    stage_of = {one.job: one.stage for one in read_submitted(run)}
     try:
+        find_lost(run)
+        stage_of = {one.job: one.stage for one in read_submitted(run)}
         live = [job for job in live_jobs(run) if stage_of[job.job] in stages]
+        shared = _shared_jobs(run) if live else {}
+        kept = sorted({job.job for job in live} & shared.keys())
+        live = [job for job in live if job.job not in shared]
         # The last stages first: none of them starts because one before it has ended.
         ids = sorted({job.job for job in live}, reverse=True)
         cancel(ids)
@@ -43,6 +47,9 @@ def _stop_jobs(run: RunDir, stages: Sequence[str]) -> Iterator[str]:
             f"{run.root}: the queue doesn't answer ({error}); nothing was cancelled. Try again "
             "when it does"
         ) from error
+    for number in kept:
+        others = ", ".join(shared[number])
+        yield f"left alone: job {number}, as {others} wait for its data (scancel {number} ends it)"
     if not live:
         yield "nothing to cancel: none of its jobs is waiting or running"
         return
@@ -54,6 +61,16 @@ def _stop_jobs(run: RunDir, stages: Sequence[str]) -> Iterator[str]:
             elements = f", {count:,} elements" if count > 1 else ""
             yield f"cancelled {stage}: job {number} ({states}{elements})"
     yield f"go on from what is finished: {launch_again(run)}"
+
+
+def _shared_jobs(run: RunDir) -> dict[int, list[str]]:
+    """Return the run's jobs that others of its sweep wait for, with these runs' names."""
+    found: dict[int, list[str]] = {}
+    for path in sorted(run.root.parent.glob("*/jobs.json")):
+        for one in read_submitted(RunDir(path.parent)):
+            if one.of == run.root.name:
+                found.setdefault(one.job, []).append(path.parent.name)
+    return found
 
 
 def _tell_process(run: RunDir) -> Iterator[str]:

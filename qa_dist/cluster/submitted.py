@@ -30,6 +30,8 @@ class Submitted:
     """Jobs that must have succeeded first."""
     attempt: int
     is_array: bool
+    of: str = ""
+    """The run beside this one whose job it is, as both need what it prepares; empty: this run's."""
 
 
 def job_name(title: str, stage: str) -> str:
@@ -43,7 +45,8 @@ def save_submitted(run: RunDir, jobs: Sequence[Submitted]) -> None:
 
 
 def read_submitted(run: RunDir) -> list[Submitted]:
-    """Return all that was ever submitted for a run, oldest first."""
+    """Return all that was ever submitted for a run, oldest first, with the prepare jobs of other
+    runs that it waits for."""
     return [one for one in read_planned(run) if one.job]
 
 
@@ -53,9 +56,21 @@ def read_planned(run: RunDir) -> list[Submitted]:
     return [Submitted(**job) for job in read_json_if_there(run.jobs) or []]
 
 
+def is_cut_short(run: RunDir) -> bool:
+    """Return whether a launch has something left to submit: it is at it, or was killed."""
+    return not all(one.job for one in read_planned(run))
+
+
 def live_jobs(run: RunDir) -> list[QueuedJob]:
-    """Return the run's jobs that are waiting or running. Raises QueueError."""
-    return [job for job in queued_jobs(one.job for one in read_submitted(run)) if job.is_alive]
+    """Return the run's own jobs that are waiting or running. Raises QueueError."""
+    return live_among([run])[run]
+
+
+def live_among(runs: Sequence[RunDir]) -> dict[RunDir, list[QueuedJob]]:
+    """Return the same of several runs, with one question to the queue. Raises QueueError."""
+    own = {run: {one.job for one in read_submitted(run) if not one.of} for run in runs}
+    live = [job for job in queued_jobs(set().union(*own.values())) if job.is_alive]
+    return {run: [job for job in live if job.job in ids] for run, ids in own.items()}
 
 
 def check_not_live(run: RunDir) -> None:
@@ -79,14 +94,15 @@ def check_not_live(run: RunDir) -> None:
         )
 
 
-def find_lost(run: RunDir, title: str) -> None:
+def find_lost(run: RunDir) -> None:
     """Write down the id of a job that was submitted just before its launcher was killed. Raises
     QueueError."""
     jobs = read_planned(run)
     place = next((place for place, one in enumerate(jobs) if not one.job), None)
     if place is None:
         return
-    mine = f"{run.root}|{job_name(title, jobs[place].stage)}"
+    name = job_name(f"{run.root.parent.name}.{run.root.name}", jobs[place].stage)
+    mine = f"{run.root}|{name}"
     known = {one.job for one in jobs}
     lines = run_slurm("squeue", "--me", "-h", "-t", "all", "-o", "%F|%Z|%j").splitlines()
     found = (re.fullmatch(rf"(\d+)\|{re.escape(mine)}", line.strip()) for line in lines)

@@ -22,11 +22,13 @@ from qa_dist import faults
 from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.data.shards import Shard
 from qa_dist.evaluation.elements import finished_steps, is_evaluated
+from qa_dist.evaluation.sweep_table import update_sweeps
 from qa_dist.files import own_process, read_json, write_json, write_status
+from qa_dist.recipe import Recipe
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
-from qa_dist.scalars import write_scores
+from qa_dist.scalars import write_hparams, write_scores
 from qa_dist.tasks import TASKS, Task
 from qa_dist.text.decode import best_threshold
 from qa_dist.text.metrics import bootstrap_interval
@@ -75,6 +77,7 @@ def aggregate(run: RunDir) -> list[int]:
         )
         faults.reach("aggregate.after_json", step)
     rebuild_tensorboard(run)
+    update_sweeps(run)
     _beat(run, "done", len(steps), len(steps))
     return steps
 
@@ -104,7 +107,8 @@ def _evaluated_steps(run: RunDir, prepared: Prepared) -> list[int]:
 
 
 def rebuild_tensorboard(run: RunDir) -> None:
-    """Write the scores of all checkpoints to TensorBoard anew, from scores/*.json."""
+    """Write the scores of all checkpoints to TensorBoard anew, from scores/*.json; and for its tab
+    HParams the recipe's settings beside the last checkpoint's scores."""
     points = {}
     for path in sorted(run.scores.glob("step-*.json")):
         scores = read_json(path)
@@ -115,6 +119,22 @@ def rebuild_tensorboard(run: RunDir) -> None:
             values |= {f"dev_f1_by_{kind}/{row}": figures["f1"] for row, figures in rows.items()}
         points[int(scores["step"])] = values
     write_scores(run.tensorboard, points)
+    if points:
+        last = max(points)
+        final = {f"final/{metric}": points[last][f"dev/{metric}"] for metric in ("em", "f1")}
+        settings = _hyper_parameters(load_saved_recipe(run.recipe))
+        write_hparams(run.tensorboard, settings, last, final)
+
+
+def _hyper_parameters(recipe: Recipe) -> dict[str, bool | float | str]:
+    """Return the settings of model, data and training that aren't left to the model's files."""
+    sections = {"model": recipe.model, "data": recipe.data, "train": recipe.train}
+    return {
+        f"{section}.{name}": value
+        for section, part in sections.items()
+        for name, value in vars(part).items()
+        if value is not None
+    }
 
 
 def _score_step(
