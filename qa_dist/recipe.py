@@ -18,6 +18,7 @@ HEADS = ("span",)
 PRECISIONS = ("auto", "bf16", "fp32")
 BAD_RECORD_POLICIES = ("skip", "stop")
 EVALUATE_WHEN = ("at_end",)
+ENGINES = ("ddp", "fsdp", "zero1", "zero2", "zero3")
 MAX_TEXT_CHARS = 4096  # Linux's PATH_MAX: longer than any path that can be opened
 
 
@@ -105,6 +106,9 @@ class Train:
     """Global gradient norm is clipped to this; 0: not clipped."""
     precision: str = "auto"
     """"bf16" (autocast, weights in fp32), "fp32", or "auto": bf16 where it's computed natively."""
+    engine: str = "ddp"
+    """"ddp": all on each rank; sharded over ranks: "fsdp" all, DeepSpeed's "zero1" the moments,
+    "zero2" gradients too, "zero3" weights too. A run may go on with another one."""
     seed: int = 42
     """Seeds order, dropout and the new head's weights."""
     checkpoint_every_steps: int = 500
@@ -210,6 +214,7 @@ CHOICES = {
     "data.on_bad_record": BAD_RECORD_POLICIES,
     "model.head": HEADS,
     "train.precision": PRECISIONS,
+    "train.engine": ENGINES,
     "evaluation.when": EVALUATE_WHEN,
 }
 

@@ -2,8 +2,8 @@
 
 In: the environment that the launcher set (RANK, WORLD_SIZE, LOCAL_RANK; MASTER_ADDR and MASTER_PORT
 or, for rendezvous.py, QA_DIST_RENDEZVOUS; QA_DIST_TIMEOUT_S, the longest wait for a peer).
-Out: a prepared model, backward with one gradient exchange per step, small reductions, and the flag
-"someone asked us to stop". Must not know what is trained.
+Out: the device, small reductions, and the flag "someone asked us to stop". Must not know what is
+trained.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import signal
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -76,7 +75,6 @@ class Engine:
             handlers.append(InitProcessGroupKwargs(backend=backend, timeout=timeout))
         self._accelerator = Accelerator(
             cpu=on_cpu,
-            mixed_precision="bf16" if precision == "bf16" else "no",
             kwargs_handlers=handlers,
         )
         self.device: torch.device = self._accelerator.device
@@ -87,27 +85,17 @@ class Engine:
         self._stop_votes: torch.Tensor | None = None
         self._old_handlers: dict[signal.Signals, Any] = {}
 
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """Return the model on this rank's device, under autocast, gradients averaged over ranks."""
+    def wrap_replicated(self, model: nn.Module) -> Any:
+        """Return the model under DDP: gradients are averaged over ranks."""
         with warnings.catch_warnings():
             # torch 2.13 prefers a name that older versions, and Accelerate, don't know yet.
             warnings.filterwarnings("ignore", ".broadcast_buffers. is deprecated", FutureWarning)
-            prepared: nn.Module = self._accelerator.prepare(model)
-        return prepared
+            return self._accelerator.prepare(model)
 
-    def backward(
-        self, model: nn.Module, compute_loss: Callable[[], torch.Tensor], is_last: bool
-    ) -> torch.Tensor:
-        """Compute a micro-batch's loss and add its gradients; exchange gradients on the step's last
-        one only.
-
-        The loss is already divided by the step's global count; DDP averages over ranks, hence the
-        factor.
-        """
-        with nullcontext() if is_last else self._accelerator.no_sync(model):
-            loss = compute_loss()
-            self._accelerator.backward(loss * self.world_size)
-        return loss.detach()
+    def autocast(self) -> torch.autocast:
+        """Return the context in which losses are computed: bf16 where it is safe, or fp32."""
+        is_bf16 = self.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16)
 
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum over all ranks, on each rank; no host synchronisation."""

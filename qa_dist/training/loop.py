@@ -49,12 +49,8 @@ from qa_dist.run_dir import RunDir
 from qa_dist.scalars import ScalarWriter
 from qa_dist.tasks import TASKS
 from qa_dist.training.engine import Engine, resolve_precision
-from qa_dist.training.optim import (
-    build_optimizer,
-    learning_rate,
-    load_optimizer_tensors,
-    optimizer_tensors,
-)
+from qa_dist.training.layout import lay_out
+from qa_dist.training.optim import learning_rate
 
 _HEARTBEAT_S = 1.0
 _TAKE_OVER_S = 60.0  # for an older attempt to notice that it is one
@@ -147,11 +143,8 @@ class Training:
             )
         self.model = build_model(recipe.model, len(task.ANSWER_CLASSES), settings.seed)
         self.model.to(engine.device)
-        self.wrapped: nn.Module = self.model
-        self.optimizer = build_optimizer(self.model, settings)
         self.progress = Progress()
         self.loss_sum = torch.zeros((), device=engine.device)
-        self.bad_steps = torch.zeros((), device=engine.device)
         # This rank's windows, real tokens, and tokens with padding since the last scalars.
         self.tokens = [0, 0, 0]
         self.last_heartbeat = 0.0
@@ -178,16 +171,15 @@ class Training:
     def run_to_end(self) -> str:
         """Resume, then batch, forward-backward, update, log, save, stop? for each step."""
         engine, settings, progress = self.engine, self.recipe.train, self.progress
-        resumed_at = self._resume()
-        self.wrapped = engine.prepare(self.model)
+        checkpoint = self._resume()
         if progress.step >= self.num_steps:
             self._heartbeat("done")
             return "done"
+        self._lay_out(checkpoint)
         scalars = None
         if engine.rank == 0:
+            resumed_at = checkpoint.step if checkpoint else None
             scalars = ScalarWriter(self.run.tensorboard, self.run.scalars, resumed_at)
-        self.model.train()
-        self._settle_gradient_exchange()
         started = time.monotonic()
         while progress.step < self.num_steps:
             # -- batch, forward-backward, update ---------------------------------------------------
@@ -220,9 +212,9 @@ class Training:
         self._heartbeat("done")
         return "done"
 
-    def _resume(self) -> int | None:
-        """Load the newest valid checkpoint, chosen by rank 0; return its step, None for a new
-        run."""
+    def _resume(self) -> Checkpoint | None:
+        """Load weights and progress of the newest valid checkpoint, chosen by rank 0; return it,
+        None for a new run."""
         path = None
         if self.engine.rank == 0:
             path = find_checkpoint(
@@ -236,9 +228,6 @@ class Training:
             return None
         checkpoint: Checkpoint = load_checkpoint(path, hashes=self.engine.rank != 0)
         self.model.load_state_dict(checkpoint.model_state)
-        load_optimizer_tensors(
-            self.optimizer, self.model, checkpoint.optimizer_state, checkpoint.step
-        )
         for name, value in checkpoint.train_state.items():
             setattr(self.progress, name, value)
         self.loss_sum.fill_(self.progress.loss_sum)
@@ -247,17 +236,23 @@ class Training:
             f"resuming {self.run.root.name} at step {checkpoint.step} of {self.num_steps}",
             flush=True,
         )
-        return checkpoint.step
+        return checkpoint
 
-    def _settle_gradient_exchange(self) -> None:
-        """Do a backward that counts for nothing: after its first one DDP lays its buckets out anew.
+    def _lay_out(self, checkpoint: Checkpoint | None) -> None:
+        """Hand the model to the engine that the recipe asks for, and put the moments back.
 
-        With more than two ranks the layout decides in which order gradients are summed, so a step
-        after a resume would differ in the last bit from the same step of an uninterrupted run.
+        Before that comes a backward that counts for nothing: after its first one DDP lays its
+        buckets out anew, and with more than two ranks the layout decides in which order gradients
+        are summed, so a step after a resume would differ in the last bit from the same step of an
+        uninterrupted run.
         """
+        self.layout = lay_out(self.engine, self.model, self.recipe.train)
+        self.model.train()
         if self.engine.world_size > 1:
             self._micro_batch((), num_windows=1, is_last=True)
-            self.optimizer.zero_grad(set_to_none=True)
+            self.layout.forget_gradients()
+        if checkpoint:
+            self.layout.load_moments(checkpoint.optimizer_state, checkpoint.step)
 
     # -- one step ----------------------------------------------------------------------------------
 
@@ -266,29 +261,17 @@ class Training:
         settings, engine = self.recipe.train, self.engine
         micro_batches = self.order.micro_batches(step)
         num_windows = sum(len(windows) for windows in micro_batches)
-        mine = engine.my_share(micro_batches)
+        mine = engine.my_share(self.layout.even_out(micro_batches))
         step_loss = torch.zeros((), device=engine.device)
+        is_poisoned = faults.reach("train.gradient", step) == "nan"
         for index, windows in mine:
             seed_generators(mix(settings.seed, step, index))
             is_last = index == mine[-1][0]
-            step_loss += self._micro_batch(windows, num_windows, is_last)
-        limit = settings.clip_norm or float("inf")
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+            step_loss += self._micro_batch(windows, num_windows, is_last, is_poisoned)
         engine.sum_over_ranks(step_loss)
-        if faults.reach("train.gradient", step) == "nan":
-            grad_norm = grad_norm * float("nan")
-        # From the first bad step on nothing is updated: on CUDA the host learns of it only when it
-        # next looks.
-        is_bad = ~(torch.isfinite(grad_norm) & torch.isfinite(step_loss))
-        self.bad_steps += is_bad | (self.bad_steps > 0)
-        if engine.device.type == "cpu":
+        grad_norm = self.layout.update(rate, step_loss)
+        if self.layout.knows_at_once:
             self._check_finite()
-        else:
-            self.optimizer.found_inf = (self.bad_steps > 0).float()  # type: ignore[attr-defined]
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         self.loss_sum += step_loss
         self.progress.loss_steps += 1
         chain = hashlib.sha256(bytes.fromhex(self.progress.windows_sha256))
@@ -297,43 +280,48 @@ class Training:
         self.progress.windows_sha256 = chain.hexdigest()
         return grad_norm
 
-    def _micro_batch(self, windows: Sequence[int], num_windows: int, is_last: bool) -> torch.Tensor:
-        """Forward and backward of one micro-batch; return its share of the step's loss: ().
-
-        An empty one (in the short last batch of an epoch, or for the exchange alone) computes
-        window 0 times zero, since all ranks must take part.
-        """
-        is_empty = len(windows) == 0
-        batch = self._collate(self.train_split, [0] if is_empty else windows)
-        if not is_empty:
+    def _micro_batch(
+        self, windows: Sequence[int], num_windows: int, is_last: bool, is_poisoned: bool = False
+    ) -> torch.Tensor:
+        """Forward and backward of one micro-batch; return its share of the step's loss: ()."""
+        batch = self._collate(self.train_split, windows)
+        if len(windows):
             self.tokens[0] += len(windows)
             self.tokens[1] += batch.num_tokens
             self.tokens[2] += batch.input_ids.numel()
 
         def compute_loss() -> torch.Tensor:
-            return self._loss(self.wrapped, batch) * (0.0 if is_empty else 1.0 / num_windows)
+            loss = self._loss(self.layout.model, batch, len(windows)) / num_windows
+            if is_poisoned:
+                loss.register_hook(lambda gradient: gradient * float("nan"))  # type: ignore[no-untyped-call]
+            return loss
 
-        return self.engine.backward(self.wrapped, compute_loss, is_last)
+        return self.layout.backward(compute_loss, is_last)
 
     def _collate(self, split: Split, windows: Sequence[int]) -> Batch:
-        """Return windows as this rank's device likes them."""
+        """Return windows as this rank's device likes them; window 0 in the place of none."""
         engine = self.engine
-        batch = collate(split, windows, self.template, self.null_class, engine.pad_multiple)
+        chosen = windows if len(windows) else [0]
+        batch = collate(split, chosen, self.template, self.null_class, engine.pad_multiple)
         return batch.to(engine.device)
 
-    def _loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Return a micro-batch's summed loss; `model` without DDP where ranks may differ in how
-        often they call it."""
-        start, end = model(
-            batch.input_ids, batch.token_type_ids, batch.attention_mask, batch.candidate_mask
-        )
-        return span_loss(start, end, batch)
+    def _loss(self, model: nn.Module, batch: Batch, num_windows: int) -> torch.Tensor:
+        """Return a micro-batch's summed loss: ().
+
+        An empty one (in the short last batch of an epoch, for ranks that must do as much as the
+        others, for the exchange alone) computes window 0 times zero.
+        """
+        with self.engine.autocast():
+            start, end = model(
+                batch.input_ids, batch.token_type_ids, batch.attention_mask, batch.candidate_mask
+            )
+            return span_loss(start, end, batch) * (1.0 if num_windows else 0.0)
 
     def _check_finite(self) -> None:
         """Raise DivergedError if any step so far was bad; its update was not made."""
-        num_bad = int(self.bad_steps.item())
+        num_bad = int(self.layout.bad_steps.item())
         if num_bad:
-            step = self.progress.step - num_bad + (self.engine.device.type == "cpu")
+            step = self.progress.step - num_bad + self.layout.knows_at_once
             windows = self.order.batch(step)[:8].tolist()
             raise DivergedError(
                 f"step {step}: loss or gradient isn't finite; no update was made and nothing was "
@@ -386,12 +374,13 @@ class Training:
             if loss < progress.best_loss:
                 progress.best_step, progress.best_loss = progress.step, loss
         progress.loss_sum = float(self.loss_sum.item())
+        weights, moments = self.layout.weights(), self.layout.moments()
         if engine.rank == 0:
             save_checkpoint(
                 self.run.checkpoints,
                 progress.step,
-                self.model.state_dict(),
-                optimizer_tensors(self.optimizer, self.model),
+                weights,
+                moments,
                 dict(vars(progress)),
                 {**self.identity},
                 self.attempt,
@@ -414,7 +403,6 @@ class Training:
             )
         engine.barrier()
 
-    @torch.no_grad()
     def validation_loss(self) -> float:
         """Return the mean loss per window over a fixed sample of the dev windows; the same for any
         world size."""
@@ -426,12 +414,11 @@ class Training:
             micro_batch_tokens=self.recipe.train.micro_batch_tokens,
             min_micro_batches=1,
         )
-        self.model.eval()
         total = torch.zeros((), device=self.engine.device)
-        for _, windows in self.engine.my_share(order.micro_batches(0)):
-            batch = self._collate(self.dev_split, windows)
-            total += self._loss(self.model, batch)
-        self.model.train()
+        with self.layout.evaluating() as model:
+            shares = self.engine.my_share(self.layout.even_out(order.micro_batches(0)))
+            for _, windows in shares:
+                total += self._loss(model, self._collate(self.dev_split, windows), len(windows))
         return float(self.engine.sum_over_ranks(total).item()) / order.batch_windows
 
     def _heartbeat(self, state: str) -> None:

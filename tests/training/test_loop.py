@@ -57,8 +57,7 @@ def make(launch_words: list[str], tmp_path: Path, one_thread: None) -> Iterator[
             recipe = load_saved_recipe(run.recipe)
             facts = read_json(run.run_json)
             training = Training(run, recipe, read_prepared(run), engine, facts)
-            training.wrapped = engine.prepare(training.model)
-            training.model.train()
+            training._lay_out(None)
             return training
 
         yield make
@@ -135,18 +134,18 @@ def test_a_step_chains_its_windows_into_the_hash(make: Make) -> None:
 def test_a_step_clips_the_gradient_and_takes_the_rate_it_is_given(make: Make) -> None:
     training = make("train.clip_norm=0.001")
     norms = []
-    right = training.optimizer.step
+    right = training.layout.optimizer.step
 
     def step() -> None:
         grads = [p.grad for p in training.model.parameters() if p.grad is not None]
         norms.append(float(torch.linalg.vector_norm(torch.cat([g.flatten() for g in grads]))))
         right()
 
-    training.optimizer.step = step  # type: ignore[method-assign,assignment]
+    training.layout.optimizer.step = step  # type: ignore[method-assign,assignment]
     grad_norm = training.train_step(0, rate=0.125)
     assert float(grad_norm) > 0.01, "the norm before clipping is what is returned"
     assert norms[0] == pytest.approx(0.001, rel=1e-2)
-    assert [group["lr"] for group in training.optimizer.param_groups] == [0.125, 0.125]
+    assert [group["lr"] for group in training.layout.optimizer.param_groups] == [0.125, 0.125]
 
 
 def test_dropout_draws_from_seed_step_and_micro_batch_alone(make: Make) -> None:
