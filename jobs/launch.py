@@ -113,18 +113,12 @@ def launch(keys: dict[str, str], overrides: list[str]) -> int:
     is_dry, is_fresh = read_flag(keys, "dry_run"), read_flag(keys, "fresh")
     check_name(keys.get("name", "main"), "name")
 
-    from qa_dist.cluster.place import find_place
+    from qa_dist.cluster.place import check_ranks, find_place
     from qa_dist.plan import locate_inputs, make_plan
 
     place = find_place(profile)
     recipe = locate_inputs(recipe, ROOT)
-    most = max(1, recipe.train.min_micro_batches_per_step)
-    if place.num_ranks > most:
-        raise InputError(
-            f"train.min_micro_batches_per_step={most}: {place.num_ranks} ranks can't share a step "
-            "that is cut into fewer micro-batches; give "
-            f"train.min_micro_batches_per_step={place.num_ranks} (or fewer ranks)"
-        )
+    check_ranks(recipe, place.num_ranks)
     plan = make_plan(recipe, Path(keys.get("prepared_dir", "prepared")).absolute())
     if is_dry:
         from qa_dist.cluster.forecast import print_forecast

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from qa_dist.attempts import FencedError
+from qa_dist.cluster.out_of_memory import is_out_of_memory, memory_advice
 from qa_dist.files import read_status, write_status
 from qa_dist.processes import is_alive, note_stop
 from qa_dist.records import InputError
@@ -72,7 +73,9 @@ def report_failure(run: RunDir, stage: str, element: int, error: BaseException) 
     if getattr(error, "is_consequence", False) and facts.get("state") == "failed":
         return
     text = str(error)
-    if not type(error).__module__.startswith("qa_dist."):
+    if is_out_of_memory(error):
+        text = memory_advice(run, stage, error)
+    elif not type(error).__module__.startswith("qa_dist."):
         lines = "".join(traceback.format_exception(error)).strip().splitlines()
         text = "\n".join(lines[-12:])
     write_status(path, {**facts, "state": "failed", "error": text, "updated_at": time.time()})
