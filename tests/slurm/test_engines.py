@@ -18,10 +18,10 @@ def trained(cluster: Cluster, words: list[str], folder: Path, engine: str) -> Ru
     """Train ten steps on 2 nodes x 2 ranks."""
     folder.mkdir()
     case = SlurmCase(cluster, words, folder)
-    ids = case.submits(
-        *(f"train.engine={engine}", "train.max_steps=10", "train.log_every_steps=1"),
-        *("train.precision=fp32", "train.checkpoint_every_steps=10", "stages=prepare,train"),
-    )
+    ours = (f"train.engine={engine}", "train.max_steps=10", "train.log_every_steps=1")
+    ours += ("train.precision=fp32", "train.checkpoint_every_steps=10")
+    case.words = list({word.partition("=")[0]: word for word in (*case.words, *ours)}.values())
+    ids = case.submits("stages=prepare,train")
     cluster.wait_for_end(ids["train"], timeout_s=300)
     assert case.status()["state"] == "done", case.failure()
     return case.run
