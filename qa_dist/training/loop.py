@@ -9,7 +9,6 @@ not know SLURM, submitit or the launcher.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import socket
 import time
@@ -31,12 +30,10 @@ from qa_dist.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from qa_dist.data.collate import Batch, collate
-from qa_dist.data.order import Order, mix
-from qa_dist.data.prepared import Prepared, read_prepared, read_template
-from qa_dist.data.shards import Split, verify_shards
+from qa_dist.data.collate import Batch
+from qa_dist.data.order import mix
+from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.files import (
-    BrokenFileError,
     read_json,
     write_status,
 )
@@ -44,10 +41,10 @@ from qa_dist.lock import locked
 from qa_dist.models.span import build_model, span_loss
 from qa_dist.recipe import Recipe
 from qa_dist.recipe_loading import load_saved_recipe
-from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
 from qa_dist.scalars import ScalarWriter
 from qa_dist.tasks import TASKS
+from qa_dist.training.batches import Batches
 from qa_dist.training.engine import Engine, resolve_precision
 from qa_dist.training.layout import lay_out
 from qa_dist.training.optim import learning_rate
@@ -120,28 +117,10 @@ class Training:
         self.run, self.recipe, self.engine = run, recipe, engine
         self.attempt = int(facts["attempt"])
         self.identity = {"run": str(facts["id"]), "data": prepared.fingerprint}
-        task = TASKS[recipe.sources[0].task]
-        self.null_class = task.ANSWER_CLASSES.index(task.NULL_CLASS) if task.NULL_CLASS else None
-        self.train_split = self._open_verified(prepared, "train")
-        self.dev_split = prepared.open("dev")
-        self.template = read_template(self.train_split)
-        settings = recipe.train
-        self.order = Order(
-            prepared.fingerprint,
-            settings.seed,
-            self.train_split.lengths(),
-            settings.batch_windows,
-            settings.micro_batch_tokens,
-            settings.min_micro_batches_per_step,
-        )
-        self.num_steps = count_steps(recipe, self.train_split.num_windows)
-        if engine.world_size > max(1, settings.min_micro_batches_per_step):
-            raise InputError(
-                f"train.min_micro_batches_per_step={settings.min_micro_batches_per_step}: "
-                f"{engine.world_size} ranks can't share a step that is cut into fewer "
-                "micro-batches; set it to the most ranks you will ever use"
-            )
-        self.model = build_model(recipe.model, len(task.ANSWER_CLASSES), settings.seed)
+        self.batches = Batches(recipe, prepared, engine)
+        self.order, self.num_steps = self.batches.order, self.batches.num_steps
+        num_classes = len(TASKS[recipe.sources[0].task].ANSWER_CLASSES)
+        self.model = build_model(recipe.model, num_classes, recipe.train.seed)
         self.model.to(engine.device)
         self.progress = Progress()
         self.loss_sum = torch.zeros((), device=engine.device)
@@ -149,22 +128,6 @@ class Training:
         self.tokens = [0, 0, 0]
         self.last_heartbeat = 0.0
         self.saved_step = 0  # of the newest checkpoint that this attempt found or wrote
-
-    def _open_verified(self, prepared: Prepared, name: str) -> Split:
-        """Open a split whose bytes were compared with their hashes, each rank a share; all ranks
-        fail together."""
-        problem = ""
-        split = prepared.open(name)
-        try:
-            verify_shards(path for _, path in self.engine.my_share(prepared.shards(name)))
-        except BrokenFileError as error:
-            problem = str(error)
-        problems = [text for text in self.engine.gather(problem) if text]
-        if problems:
-            raise InputError(
-                f"{problems[0]}. Delete that folder and launch the run again: it is made anew"
-            )
-        return split
 
     # -- the run -----------------------------------------------------------------------------------
 
@@ -284,7 +247,7 @@ class Training:
         self, windows: Sequence[int], num_windows: int, is_last: bool, is_poisoned: bool = False
     ) -> torch.Tensor:
         """Forward and backward of one micro-batch; return its share of the step's loss: ()."""
-        batch = self._collate(self.train_split, windows)
+        batch = self.batches.collate(self.batches.train_split, windows)
         if len(windows):
             self.tokens[0] += len(windows)
             self.tokens[1] += batch.num_tokens
@@ -297,13 +260,6 @@ class Training:
             return loss
 
         return self.layout.backward(compute_loss, is_last)
-
-    def _collate(self, split: Split, windows: Sequence[int]) -> Batch:
-        """Return windows as this rank's device likes them; window 0 in the place of none."""
-        engine = self.engine
-        chosen = windows if len(windows) else [0]
-        batch = collate(split, chosen, self.template, self.null_class, engine.pad_multiple)
-        return batch.to(engine.device)
 
     def _loss(self, model: nn.Module, batch: Batch, num_windows: int) -> torch.Tensor:
         """Return a micro-batch's summed loss: ().
@@ -367,7 +323,7 @@ class Training:
         """
         progress, settings, engine = self.progress, self.recipe.train, self.engine
         is_periodic = is_last or progress.step % settings.checkpoint_every_steps == 0
-        if is_periodic and settings.validation_windows and self.dev_split.num_windows:
+        if is_periodic and self.batches.num_validated:
             loss = self.validation_loss()
             if scalars:
                 scalars.write(progress.step, {"validation/loss": loss})
@@ -406,20 +362,13 @@ class Training:
     def validation_loss(self) -> float:
         """Return the mean loss per window over a fixed sample of the dev windows; the same for any
         world size."""
-        order = Order(
-            self.order.fingerprint,
-            seed=0,
-            lengths=self.dev_split.lengths(),
-            batch_windows=min(self.recipe.train.validation_windows, self.dev_split.num_windows),
-            micro_batch_tokens=self.recipe.train.micro_batch_tokens,
-            min_micro_batches=1,
-        )
+        batches, micro_batches = self.batches, self.batches.validation_micro_batches()
         total = torch.zeros((), device=self.engine.device)
         with self.layout.evaluating() as model:
-            shares = self.engine.my_share(self.layout.even_out(order.micro_batches(0)))
-            for _, windows in shares:
-                total += self._loss(model, self._collate(self.dev_split, windows), len(windows))
-        return float(self.engine.sum_over_ranks(total).item()) / order.batch_windows
+            for _, windows in self.engine.my_share(self.layout.even_out(micro_batches)):
+                batch = batches.collate(batches.dev_split, windows)
+                total += self._loss(model, batch, len(windows))
+        return float(self.engine.sum_over_ranks(total).item()) / batches.num_validated
 
     def _heartbeat(self, state: str) -> None:
         """Tell who looks at status/ where we are."""
@@ -440,16 +389,6 @@ class Training:
                     "pid": os.getpid(),
                 },
             )
-
-
-def count_steps(recipe: Recipe, num_windows: int) -> int:
-    """Return the steps of the whole run."""
-    if num_windows == 0:
-        raise InputError("sources.0.train: not one window to train on; see what prepare dropped")
-    if recipe.train.max_steps:
-        return recipe.train.max_steps
-    steps_per_epoch = math.ceil(num_windows / recipe.train.batch_windows)
-    return max(1, round(recipe.train.epochs * steps_per_epoch))
 
 
 def seed_generators(seed: int) -> None:

@@ -22,13 +22,12 @@ from qa_dist.data.collate import collate
 from qa_dist.data.prepared import read_prepared
 from qa_dist.files import read_json, write_json
 from qa_dist.models.span import span_loss
-from qa_dist.recipe import Recipe, Train
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
 from qa_dist.training import loop
 from qa_dist.training.engine import Engine
-from qa_dist.training.loop import Training, count_steps, seed_generators, train
+from qa_dist.training.loop import Training, seed_generators, train
 
 GOLDEN = Path(__file__).parent / "golden_loss.txt"
 NO_DROPOUT = "model.hidden_dropout=0"
@@ -112,7 +111,12 @@ def test_the_loss_of_a_step_is_the_mean_over_its_windows(make: Make) -> None:
     with torch.no_grad():
         alone = []
         for window in windows:
-            batch = collate(training.train_split, [window], training.template, training.null_class)
+            batch = collate(
+                training.batches.train_split,
+                [window],
+                training.batches.template,
+                training.batches.null_class,
+            )
             logits = training.model(
                 batch.input_ids, batch.token_type_ids, batch.attention_mask, batch.candidate_mask
             )
@@ -197,8 +201,10 @@ def test_validation_loss_does_not_depend_on_the_micro_batch_budget(make: Make, t
 def test_validation_loss_is_the_mean_over_a_fixed_sample_of_dev_windows(make: Make) -> None:
     training = make("train.validation_windows=1000")  # more than there are: all of them
     training.model.eval()
-    windows = range(training.dev_split.num_windows)
-    batch = collate(training.dev_split, windows, training.template, training.null_class)
+    windows = range(training.batches.dev_split.num_windows)
+    batch = collate(
+        training.batches.dev_split, windows, training.batches.template, training.batches.null_class
+    )
     with torch.no_grad():
         logits = training.model(
             batch.input_ids, batch.token_type_ids, batch.attention_mask, batch.candidate_mask
@@ -421,15 +427,3 @@ def test_a_run_keeps_the_precision_it_began_with(
     assert train(run) == "done"
     assert read_json(run.run_json)["precision"] == "fp32"
     assert final_state(run)["weights"] == final_state(finished_run)["weights"]
-
-
-def test_steps_are_counted_from_epochs_or_given() -> None:
-    def count(num_windows: int, **settings: float) -> int:
-        return count_steps(Recipe(train=Train(batch_windows=8, **settings)), num_windows)
-
-    assert count(80, epochs=2) == 20
-    assert count(83, epochs=2) == 2 * 11, "an epoch's last batch may be short"
-    assert count(80, max_steps=7) == 7
-    assert count(3, epochs=0.1) == 1
-    with pytest.raises(InputError, match="not one window"):
-        count(0, epochs=2)
