@@ -49,7 +49,7 @@ def retry(run: RunDir) -> int:
     check_private_folder(run.root)
     check_not_live(run)  # before all that takes a moment
 
-    from jobs.launch import run_launch
+    from qa_dist.cluster.launch import Order, Wanted, launch_run
     from qa_dist.cluster.place import find_place
     from qa_dist.data.prepared import read_prepared
     from qa_dist.plan import make_plan
@@ -58,9 +58,8 @@ def retry(run: RunDir) -> int:
     profile = load_profile(str(run.root / "profile.yaml"), run.root)
     recipe = load_saved_recipe(run.recipe)
     plan = make_plan(recipe, read_prepared(run).folder.parent)
-    keys = {"name": run.root.name, "runs_dir": str(run.root.parents[1])}
-    place = find_place(profile)
-    return run_launch(keys, recipe, profile, place, plan, stages_of(run), is_fresh=False)
+    order = Order(profile, find_place(profile), stages_of(run), run.root.parents[1])
+    return launch_run(order, Wanted(run.root.name, recipe, plan))
 
 
 def stages_of(run: RunDir) -> list[str]:

@@ -16,6 +16,7 @@ from runs import fault_environ
 from zygote import Zygote
 
 from qa_dist import faults
+from qa_dist.cluster import launch as launching
 from qa_dist.run_dir import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,44 +150,13 @@ def test_a_mistake_is_said_in_a_line_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nodes_without_slurm_say_what_is_missing_and_what_works_here(
-    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(launch.shutil, "which", lambda name: None)
-    answer = ask(capsys, *words, "nodes=2")
-    assert "there is no `sbatch` on this machine's PATH" in answer.err
-    assert "here with nodes=1 ranks_per_node=2" in answer.err
-
-
-def test_auto_is_slurm_where_one_answers_else_local(
-    words: list[str],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    auto = [word for word in words if not word.startswith("profile=")]
-    monkeypatch.setattr(launch.shutil, "which", lambda name: None)
-    assert ask(capsys, *auto, "dry_run=true").status == 0
-    monkeypatch.undo()
-    for name in ("sbatch", "srun"):
-        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
-        (tmp_path / name).chmod(0o700)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(launch, "is_answering", lambda: False)
-    assert ask(capsys, *auto, "gpus_per_node=0", "dry_run=true").status == 0
-    monkeypatch.setattr(launch, "is_answering", lambda: True)
-    answer = ask(capsys, *auto, "gpus_per_node=0", "nodes=2", "dry_run=true")
-    assert answer.status == 0 and answer.out.count("#!/bin/bash") == 4
-    assert "#SBATCH --nodes=2" in answer.out and "#SBATCH --requeue" in answer.out
-
-
 def test_ctrl_c_while_planning_is_no_traceback(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch, "load_recipe", interrupt)
+    monkeypatch.setattr(launching, "load_recipe", interrupt)
     answer = ask(capsys, *words)
     assert answer.status == 130
     assert answer.err == "stopped before anything was started\n"

@@ -1,0 +1,258 @@
+"""What jobs/launch.py does once its words are split: check all that was asked for, then run or
+submit the stages, or tell what they would be.
+
+In: launch keys and recipe settings as text. Out: an exit status. Nothing is written before all is
+known to be right. Loads no torch; what is only needed beyond `--help` is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qa_dist.cluster.job import STAGES
+from qa_dist.cluster.queue import is_answering
+from qa_dist.files import write_text
+from qa_dist.profile import Profile
+from qa_dist.recipe import Recipe
+from qa_dist.recipe_loading import (
+    load_profile,
+    load_recipe,
+    profile_to_yaml,
+    recipe_to_yaml,
+    with_profile_defaults,
+)
+from qa_dist.records import InputError
+from qa_dist.run_dir import RunDir, check_name
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from qa_dist.cluster.submit import Place
+    from qa_dist.plan import Plan
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES, PROFILES = ROOT / "configs" / "recipes", ROOT / "slurm" / "profiles"
+LAUNCH_KEYS = {
+    "recipe": "a name in configs/recipes (recipe=? lists them), or the path of a YAML file",
+    "profile": "where to run: auto (default: slurm where it answers, else local), debug, or a "
+    "file of slurm/profiles",
+    "nodes": "machines to train on (default 1)",
+    "gpus_per_node": "GPUs to use on each (default: all; 0: none)",
+    "ranks_per_node": "training processes on each (default: one per GPU, or 1)",
+    "name": "the run's name (default main); the same name goes on with the same run",
+    "stages": "only these, e.g. stages=evaluate,aggregate (default: all)",
+    "dry_run": "true: print what would be done, and write nothing",
+    "wait": "true: on SLURM, show the run until it has ended (else the command returns at once)",
+    "fresh": "true: delete what the run of that name has made, and begin anew",
+    "runs_dir": "where runs are kept (default runs)",
+    "prepared_dir": "where prepared data is kept, shared by runs (default prepared)",
+}
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked of a launch, beside what its runs are to do."""
+
+    profile: Profile
+    place: Place
+    stages: list[str]
+    runs_dir: Path
+    is_fresh: bool = False
+    is_waiting: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A run to launch, its inputs checked."""
+
+    name: str
+    recipe: Recipe
+    plan: Plan
+
+
+def launch(keys: Mapping[str, str], overrides: Sequence[str]) -> int:
+    """Do what launch keys and recipe settings ask for; return the exit status.
+
+    Raises InputError with what is wrong; then nothing was written or started.
+    """
+    if "recipe" not in keys:
+        raise InputError("recipe= is missing: give recipe=NAME; recipe=? lists them")
+    profile = read_profile(keys)
+    recipe = load_recipe(keys["recipe"], with_profile_defaults(overrides, profile), RECIPES)
+    stages = read_stages(keys)
+    is_dry, is_fresh = read_flag(keys, "dry_run"), read_flag(keys, "fresh")
+    name = check_name(keys.get("name", "debug" if profile.where == "process" else "main"), "name")
+
+    from qa_dist.cluster.place import find_place
+
+    runs_dir = Path(keys.get("runs_dir", "runs")).absolute()
+    place = find_place(profile)
+    order = Order(profile, place, stages, runs_dir, is_fresh, read_flag(keys, "wait"))
+    wanted = want(name, recipe, order, Path(keys.get("prepared_dir", "prepared")).absolute())
+    if is_dry:
+        print_forecast(order, wanted)
+        return 0
+    return launch_run(order, wanted)
+
+
+def want(name: str, recipe: Recipe, order: Order, prepared_dir: Path) -> Wanted:
+    """Return the run of a recipe, after a look at its inputs. Raises InputError."""
+    from qa_dist.plan import locate_inputs, make_plan
+
+    recipe = locate_inputs(recipe, ROOT)
+    most, num_ranks = max(1, recipe.train.min_micro_batches_per_step), order.place.num_ranks
+    if num_ranks > most:
+        raise InputError(
+            f"train.min_micro_batches_per_step={most}: {num_ranks} ranks can't share a step "
+            "that is cut into fewer micro-batches; give "
+            f"train.min_micro_batches_per_step={num_ranks} (or fewer ranks)"
+        )
+    return Wanted(name, recipe, make_plan(recipe, prepared_dir))
+
+
+def print_forecast(order: Order, wanted: Wanted) -> None:
+    """Print the recipe and what would be done; on SLURM also the sbatch scripts of the stages."""
+    from qa_dist.cluster import forecast
+
+    recipe, plan = wanted.recipe, wanted.plan
+    prepared = plan.prepared(recipe.data.num_shards, order.place.max_parallel)
+    print(recipe_to_yaml(recipe))
+    forecast.print_forecast(recipe, order.place, plan, prepared, order.stages)
+    if order.profile.where == "slurm":
+        from qa_dist.cluster.slurm import sbatch_script
+
+        run = RunDir(order.runs_dir / recipe.name / wanted.name)
+        for stage in order.stages:
+            script = sbatch_script(run, order.profile, f"{recipe.name}.{wanted.name}", stage)
+            print(f"\n# {stage}\n{script}")
+
+
+def launch_run(order: Order, wanted: Wanted) -> int:
+    """Open the run and run its stages under the launch's lock; return the exit status."""
+    from qa_dist.cluster import pipeline, show
+    from qa_dist.cluster.preflight import check_cluster
+    from qa_dist.cluster.slurm import check_not_live, check_paths
+    from qa_dist.lock import locked
+
+    profile, recipe, plan = order.profile, wanted.recipe, wanted.plan
+    console = make_console(order)
+    run = pipeline.open_root(order.runs_dir, wanted.name, recipe.name)
+    with locked(run.root / "launch.lock", "this run is being launched"):
+        if profile.where == "slurm":
+            check_paths(run)
+            check_not_live(run)
+            check_cluster(profile, recipe, run.root)
+        # A launcher that was killed may have left a training process that is just saving and
+        # ending.
+        with locked(run.root / "train.lock", "this run is being trained", 120, console.print):
+            fresh_data = plan.prepared(recipe.data.num_shards, order.place.max_parallel)
+            prepared = pipeline.open_run(run, recipe, plan, fresh_data, order.is_fresh)
+        write_text(run.root / "profile.yaml", profile_to_yaml(profile))
+        console.print(f"run: {run.root}", highlight=False, soft_wrap=True)
+        this_launch = pipeline.Launch(run, recipe, profile, order.place, console)
+        try:
+            if profile.where == "slurm":
+                submitted = pipeline.submit_run(this_launch, plan, prepared, order.stages)
+                show.show_submitted(console, submitted, run)
+                state = "submitted" if submitted else "done"
+                if submitted and order.is_waiting:
+                    state = wait_for(run, [job.stage for job in submitted], console)
+            else:
+                state = pipeline.run_stages(this_launch, plan, prepared, order.stages)
+        except pipeline.StageFailedError as error:
+            print(
+                f"error: {error}\nThe same command goes on from what is finished.", file=sys.stderr
+            )
+            return 1
+        except KeyboardInterrupt:
+            state = "stopped"
+    if state == "submitted":
+        return 0
+    if state == "stopped":
+        console.print("stopped in order; the same command goes on from here", highlight=False)
+        return pipeline.STOPPED
+    if "aggregate" in order.stages:
+        pipeline.report(run, recipe, console)
+    return 0
+
+
+def make_console(order: Order) -> Console:
+    """Return what is written to; hide the GPUs from a torch that this process may load, unless
+    they were asked for."""
+    from rich.console import Console
+
+    if order.profile.where == "process" and not order.place.num_gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def wait_for(run: RunDir, stages: Sequence[str], console: Console) -> str:
+    """Follow what was submitted; return "done", "stopped" or "submitted" (we don't look any
+    longer)."""
+    from qa_dist.cluster.pipeline import StageFailedError
+    from qa_dist.cluster.wait import wait_for_stages
+
+    try:
+        ended = wait_for_stages(run, list(dict.fromkeys(stages)), console)
+    except KeyboardInterrupt:
+        console.print(
+            "its jobs go on; `jobs/status.py` shows them, `jobs/cancel.py` ends them",
+            highlight=False,
+        )
+        return "submitted"
+    failed = [(one.stage, e) for one in ended for e in one.elements if e.state == "failed"]
+    if failed:
+        raise StageFailedError(
+            "\n".join(f"{stage}, element {e.index}: {e.note}" for stage, e in failed[:5])
+        )
+    return "done" if all(one.state == "done" for one in ended) else "stopped"
+
+
+def read_profile(keys: Mapping[str, str]) -> Profile:
+    """Return the profile, with what the command line says of ranks and GPUs."""
+    name = keys.get("profile", "auto")
+    has_slurm = shutil.which("sbatch") is not None
+    if name == "auto":
+        has_slurm = has_slurm and is_answering()
+        name = "slurm" if has_slurm else "local"
+    overrides = [
+        f"{key}={keys[key]}" for key in ("nodes", "gpus_per_node", "ranks_per_node") if key in keys
+    ]
+    profile = load_profile(name, PROFILES, overrides)
+    if profile.where == "slurm" and not has_slurm:
+        raise InputError(
+            f"profile={name}: submits to SLURM, but there is no `sbatch` on this machine's PATH. "
+            "Launch on a cluster's login node, or here with profile=local"
+        )
+    nodes = profile.nodes
+    if nodes > 1 and profile.where != "slurm":
+        raise InputError(
+            f"nodes={nodes}: profile={name} runs on this machine alone, and several nodes need "
+            "SLURM"
+            + ("" if has_slurm else " (there is no `sbatch` on this machine's PATH)")
+            + f". Launch it on a cluster's login node, or here with nodes=1 ranks_per_node={nodes}"
+        )
+    return profile
+
+
+def read_stages(keys: Mapping[str, str]) -> list[str]:
+    """Return the stages asked for, in their order."""
+    asked = keys.get("stages", ",".join(STAGES)).split(",")
+    wrong = [stage for stage in asked if stage not in STAGES]
+    if wrong:
+        raise InputError(f"stages={keys['stages']}: {wrong[0]!r} is none of {', '.join(STAGES)}")
+    return [stage for stage in STAGES if stage in asked]
+
+
+def read_flag(keys: Mapping[str, str], key: str) -> bool:
+    """Return a launch key that is true or false (default)."""
+    value = keys.get(key, "false").lower()
+    if value not in ("true", "false"):
+        raise InputError(f"{key}={keys[key]}: expected true or false")
+    return value == "true"
