@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fabricated import DOWN, FakeSlurm, without_accounting
+from fabricated import DOWN
+from fake_slurm import FakeSlurm
 
 from qa_dist.cluster import queue
 from qa_dist.cluster.queue import Queue, QueueError, read_indices
@@ -97,7 +98,7 @@ def test_accounting(slurm: FakeSlurm) -> None:
 
 
 def test_without_accounting_nobody_knows(slurm: FakeSlurm) -> None:
-    without_accounting(slurm)
+    slurm.has_no_accounting()
     assert queue.ended_jobs([12]) == []
 
 

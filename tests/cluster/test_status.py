@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from fabricated import DOWN, FakeRun, FakeSlurm, fabricate, without_accounting
+from fabricated import DOWN, FakeRun, fabricate
+from fake_slurm import FakeSlurm
 
 from qa_dist.cluster.status import RunStatus, collect
 from qa_dist.files import write_json
@@ -24,7 +25,7 @@ CANCELLED = "slurmstepd: error: *** JOB 2 ON n1 CANCELLED AT 2026-11-21T03:11:56
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     fake = FakeSlurm(tmp_path / "bin", monkeypatch)
-    without_accounting(fake)
+    fake.has_no_accounting()
     fake.answers("squeue", "", GONE)
     return fake
 

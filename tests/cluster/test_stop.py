@@ -7,7 +7,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from fabricated import DOWN, FakeRun, FakeSlurm, fabricate
+from fabricated import DOWN, FakeRun, fabricate
+from fake_slurm import FakeSlurm
 
 from qa_dist.cluster.stop import launch_again, stop_run
 from qa_dist.files import read_json

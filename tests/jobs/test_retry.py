@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fabricated import DOWN, FakeRun, FakeSlurm, fabricate
+from fabricated import DOWN, FakeRun, fabricate
+from fake_slurm import FakeSlurm
 
 from jobs import retry
 from qa_dist.cluster import pipeline
