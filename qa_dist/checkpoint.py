@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from qa_dist import faults, files
+from qa_dist.code_version import code_version
 from qa_dist.files import BrokenFileError
 from qa_dist.records import InputError
 from qa_dist.run_dir import step_name
@@ -92,7 +93,8 @@ def save_checkpoint(
         faults.reach("checkpoint.after_rename", step)
         check_fence()
         facts = {"step": step, "attempt": attempt, "identity": dict(identity)}
-        files.write_marker(final, **facts, facts_sha256=_facts_sha256(facts))
+        hashed = _facts_sha256(facts)
+        files.write_marker(final, **facts, code=code_version(), facts_sha256=hashed)
         faults.reach("checkpoint.after_marker", step)
     except OSError as error:
         _delete_quietly(temporary)

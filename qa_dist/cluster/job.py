@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from qa_dist import faults
 from qa_dist.attempts import FencedError
 from qa_dist.cluster.out_of_memory import is_out_of_memory, memory_advice
+from qa_dist.code_version import code_version
 from qa_dist.files import read_status, write_status
 from qa_dist.processes import is_alive, note_stop
 from qa_dist.records import InputError
@@ -70,6 +72,9 @@ def report_failure(run: RunDir, stage: str, element: int, error: BaseException) 
         return  # the status is another attempt's now
     path = run.status_file(stage, element)
     facts = read_status(path)
+    attempt = os.environ.get(faults.ATTEMPT_VARIABLE)
+    if attempt and int(facts.get("attempt") or 0) > int(attempt):
+        return  # so it is, though nobody told us
     if getattr(error, "is_consequence", False) and facts.get("state") == "failed":
         return
     text = str(error)
@@ -102,7 +107,10 @@ class StageJob:
         environ = self.rank_environ()
         attempt, rank = environ["QA_DIST_ATTEMPT"], int(environ["RANK"])
         self._redirect(run, f"{self.stage}-{self.element}-{attempt}-{rank}")
-        print(f"# {self.stage} {self.element}, attempt {attempt}, rank {rank}", flush=True)
+        print(
+            f"# {self.stage} {self.element}, attempt {attempt}, rank {rank}, code {code_version()}",
+            flush=True,
+        )
         threads = self.threads or len(os.sched_getaffinity(0))
         os.environ.update(
             environ,
@@ -117,6 +125,7 @@ class StageJob:
         handler = note_stop if int(environ["WORLD_SIZE"]) > 1 else _stop
         for signum in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(signum, handler)
+        faults.reach("job.start")
         self.start()
         try:
             state = run_stage(self.stage, run, self.element)

@@ -28,6 +28,7 @@ from qa_dist.cluster.queue import (
     max_array_size,
     queued_jobs,
     run_slurm,
+    slurmd_timeout_s,
 )
 from qa_dist.cluster.slurm_job import SlurmJob
 from qa_dist.files import read_json_if_there, write_json, write_text
@@ -42,7 +43,6 @@ _EXPORTED = (
     f"{faults.VARIABLE} {faults.LOG_VARIABLE}"
 ).split()
 """All that a job gets of the caller's environment: no secrets."""
-_WAIT_FOR_PEERS_S = 60
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def make_executor(
         setup=_setup_lines(run, profile),
         srun_args=[
             "--export=ALL",  # of the job, which has only what sbatch was told to export
-            f"--wait={_WAIT_FOR_PEERS_S}",
+            f"--wait={_wait_for_peers_s()}",
             *([f"--cpus-per-task={asked.cpus_per_task}"] if asked.cpus_per_task else []),
         ],
         additional_parameters={
@@ -249,6 +249,15 @@ def make_executor(
         },
     )
     return executor
+
+
+def _wait_for_peers_s() -> int:
+    """Return how long srun lets ranks live on once one has ended: longer than SLURM takes to see
+    that a node is lost, since then it queues the job again; srun would end it as failed."""
+    try:
+        return slurmd_timeout_s() * 3 // 2 + 30
+    except QueueError:  # for a dry run; else sbatch fails as well
+        return 480
 
 
 def sbatch_script(run: RunDir, profile: Profile, title: str, stage: str) -> str:

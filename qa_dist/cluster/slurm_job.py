@@ -49,6 +49,7 @@ class SlurmJob(StageJob):
             # A peer that hangs is given up before the time to save is over.
             "QA_DIST_TIMEOUT_S": str(max(20, self.signal_lead_s - 60)),
             "QA_DIST_INTERFACE": self.interface,
+            "QA_DIST_NODE": os.environ.get("SLURMD_NODENAME", ""),
         }
         if self.interface:
             environ |= {"GLOO_SOCKET_IFNAME": self.interface, "NCCL_SOCKET_IFNAME": self.interface}

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import time
 import warnings
 from collections.abc import Iterable
 from datetime import timedelta
@@ -23,19 +21,12 @@ import torch
 from torch import nn
 
 from qa_dist.data.order import PAD_MULTIPLE
-from qa_dist.processes import is_alive, note_stop, stop_signals
+from qa_dist.processes import note_stop, stop_signals
 from qa_dist.training import rendezvous
+from qa_dist.training.peers import LostRankError, Peers, this_process
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 TIMEOUT_VARIABLE = "QA_DIST_TIMEOUT_S"
-_LOST_WAIT_S = 3.0
-
-
-class LostRankError(Exception):
-    """Another rank ended or doesn't answer; the message names it where that is known."""
-
-    is_consequence = True
-    """What that rank itself has to say comes first."""
 
 
 def resolve_precision(precision: str) -> str:
@@ -51,8 +42,8 @@ def resolve_precision(precision: str) -> str:
 class Engine:
     """One rank of a run."""
 
-    def __init__(self, precision: str) -> None:
-        """`precision`: "bf16" or "fp32"."""
+    def __init__(self, precision: str, folder: Path | None = None) -> None:
+        """`precision`: "bf16" or "fp32". `folder`: one that all ranks see, for their last words."""
         from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
         self.precision = precision
@@ -80,7 +71,7 @@ class Engine:
         self.device: torch.device = self._accelerator.device
         # Tensor cores take rows of 8 tokens; a CPU would only compute the padding.
         self.pad_multiple = 1 if on_cpu else PAD_MULTIPLE
-        self._peers = self._find_peers()
+        self._peers = Peers(self.rank, self.gather(this_process()), folder)
         self._stop_asked = False
         self._stop_votes: torch.Tensor | None = None
         self._old_handlers: dict[signal.Signals, Any] = {}
@@ -127,17 +118,6 @@ class Engine:
         if self.world_size > 1:
             torch.distributed.barrier()
 
-    # -- other ranks -------------------------------------------------------------------------------
-
-    def _find_peers(self) -> list[tuple[str, int]]:
-        """Return (host, process) of each rank."""
-        me = (socket.gethostname(), os.getpid())
-        if self.world_size == 1:
-            return [me]
-        peers: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(peers, me)
-        return peers
-
     def lost_rank(self, error: RuntimeError) -> LostRankError | None:
         """Return what a failed collective means: which ranks are gone; None if `error` isn't
         one."""
@@ -146,21 +126,7 @@ class Engine:
         )
         if self.world_size == 1 or not is_collective:
             return None
-        give_up_at = time.monotonic() + _LOST_WAIT_S
-        while not (gone := self._ranks_gone()) and time.monotonic() < give_up_at:
-            time.sleep(0.1)
-        reason = str(error).strip().splitlines()[0]
-        if not gone:
-            return LostRankError(f"rank {self.rank} waited in vain for the other ranks ({reason})")
-        names = ", ".join(f"rank {r} (process {self._peers[r][1]})" for r in gone)
-        return LostRankError(
-            f"{names} ended (killed? out of memory?), so rank {self.rank} can't go on"
-        )
-
-    def _ranks_gone(self) -> list[int]:
-        """Return the ranks of this machine whose process has ended."""
-        host = socket.gethostname()
-        return [r for r, (h, pid) in enumerate(self._peers) if h == host and not is_alive(pid)]
+        return self._peers.explain(str(error).strip().splitlines()[0])
 
     # -- stop --------------------------------------------------------------------------------------
 

@@ -85,7 +85,7 @@ def train(run: RunDir) -> str:
     recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
     # Resolved once: a run that started in bf16 stays so, wherever it goes on.
     precision = read_json(run.run_json).get("precision")
-    engine = Engine(precision or resolve_precision(recipe.train.precision))
+    engine = Engine(precision or resolve_precision(recipe.train.precision), run.status)
     engine.watch_for_stop()
     try:
         with ExitStack() as stack:

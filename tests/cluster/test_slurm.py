@@ -100,6 +100,14 @@ def test_each_stage_asks_for_its_own_resources(fake_slurm: FakeSlurm, run: RunDi
     assert f"export PYTHONPATH={run.root}/code" in script
 
 
+def test_t14_srun_waits_for_peers_longer_than_slurm_for_a_node(
+    fake_slurm: FakeSlurm, run: RunDir
+) -> None:
+    fake_slurm.says("scontrol", "MaxArraySize = 100\nSlurmdTimeout = 300 sec\n")
+    submit_stages(run, PROFILE, "r.main", {"train": [0]}, 1)
+    assert "--wait=480" in fake_slurm.script(1)
+
+
 def test_s15_nothing_of_the_environment_but_a_list_of_names_gets_in(
     fake_slurm: FakeSlurm, run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:

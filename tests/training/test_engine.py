@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from qa_dist import processes
-from qa_dist.training.engine import STOP_SIGNALS, Engine, LostRankError, resolve_precision
+from qa_dist.training.engine import STOP_SIGNALS, Engine, resolve_precision
 
 
 @pytest.fixture
@@ -99,24 +97,8 @@ def test_with_one_rank_none_can_be_lost(engine: Engine) -> None:
     assert engine.lost_rank(RuntimeError("gloo: Connection closed by peer")) is None
 
 
-def test_a_rank_whose_process_has_ended_is_named(engine: Engine) -> None:
-    dead = subprocess.Popen(["true"])
-    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # a zombie: it isn't reaped
-    host = socket.gethostname()
+def test_a_failed_collective_is_explained(engine: Engine) -> None:
     engine.world_size = 2
-    engine._peers = [(host, os.getpid()), (host, dead.pid)]
-    error = engine.lost_rank(RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed"))
-    dead.wait()
-    assert isinstance(error, LostRankError) and error.is_consequence
-    assert str(error).startswith(f"rank 1 (process {dead.pid}) ended")
-
-
-def test_ranks_that_live_but_do_not_answer_are_said_to(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("qa_dist.training.engine._LOST_WAIT_S", 0.0)
-    engine.world_size = 2
-    engine._peers = [(socket.gethostname(), os.getpid()), ("elsewhere", 1)]
     error = engine.lost_rank(RuntimeError("gloo: Timed out waiting 1800000ms\nmore"))
     assert str(error) == (
         "rank 0 waited in vain for the other ranks (gloo: Timed out waiting 1800000ms)"
