@@ -52,11 +52,13 @@ def windows_sha256(run: RunDir, step: int = 8) -> str:
 
 def artefacts(run: RunDir) -> dict[str, str]:
     """Return the sha256 of each file of a run but attempts' own: status, logs, locks, run.json."""
-    passing = {"status", "logs", "run.json", "launch.lock", "train.lock", "run.lock"}
+    passing = {"status", "logs", "run.json"}
     return {
         str(path.relative_to(run.root)): file_sha256(path)
         for path in sorted(run.root.rglob("*"))
-        if path.is_file() and path.relative_to(run.root).parts[0] not in passing
+        if path.is_file()
+        and path.suffix != ".lock"
+        and path.relative_to(run.root).parts[0] not in passing
     }
 
 
@@ -150,5 +152,5 @@ def evaluate_all(run: RunDir) -> None:
     from qa_dist.evaluation.elements import elements as evaluate_elements
     from qa_dist.evaluation.predict import evaluate_element
 
-    for element in range(len(evaluate_elements(run))):
+    for element in evaluate_elements(run):
         evaluate_element(run, element)

@@ -20,7 +20,6 @@ from qa_dist.cluster.heartbeats import (
     launcher,
     lock_holder,
     read_elements,
-    read_setting,
     worker,
 )
 
@@ -71,10 +70,9 @@ def test_the_newest_job_of_an_element_counts(fake: FakeRun) -> None:
     assert jobs_of(fake.run, "aggregate") == {}
 
 
-def test_settings_are_read_without_a_yaml_reader(fake: FakeRun, tmp_path: Path) -> None:
-    assert is_on_slurm(fake.run) and read_setting(fake.run.recipe, "batch_windows") == "8"
-    assert read_setting(fake.run.recipe, "other") == ""
-    assert read_setting(tmp_path / "none.yaml", "where") == ""
+def test_the_profile_says_where_a_run_is(fake: FakeRun, tmp_path: Path) -> None:
+    assert is_on_slurm(fake.run)
+    assert not is_on_slurm(fabricate(tmp_path / "other", where="local").run)
 
 
 def test_a_lock_is_held_by_who_has_it_open(tmp_path: Path, fake: FakeRun) -> None:
