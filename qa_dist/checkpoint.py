@@ -323,10 +323,11 @@ def prune_checkpoints(
 ) -> list[int]:
     """Delete all but the newest `keep_last` whole checkpoints, `best_step` and `protected`.
 
-    Only what nobody is reading() and is older than a verified one goes: `verified_step` (just written or found by this
-    process) by its sizes, any other by its hashes. Remains of killed saves (unmarked folders,
-    temporary ones of attempts up to `attempt`) go too. Returns the steps that are gone; one that
-    can't be deleted now (a file is still open, on NFS) is left unmarked for the next time.
+    Only what is older than a verified one, and what nobody is reading(), goes: `verified_step`
+    (just written or found by this process) is verified by its sizes, any other by its hashes.
+    Remains of killed saves (unmarked folders, temporary ones of attempts up to `attempt`) go too.
+    Returns the steps that are gone; one that can't be deleted now (a file is still open, on NFS) is
+    left unmarked for the next time.
     """
     if keep_last < 1:
         raise ValueError(f"keep_last={keep_last}: at least one checkpoint has to stay")

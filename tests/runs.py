@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,15 @@ def add_noisy_checkpoint(run: RunDir, step: int = 8, seed: int = 3) -> None:
     identity = {"run": facts["id"], "data": facts["prepared"]["fingerprint"]}
     state = model.state_dict()
     save_checkpoint(run.checkpoints, step, state, {}, {"step": step}, identity, attempt=1)
+
+
+def with_each_checkpoint(run: RunDir, every: int) -> None:
+    """Have a run evaluate each checkpoint, of which there is one each so many steps."""
+    text = run.recipe.read_text()
+    text = re.sub(r"when: \w+", "when: each_checkpoint", text)
+    run.recipe.write_text(
+        re.sub(r"checkpoint_every_steps: \d+", f"checkpoint_every_steps: {every}", text)
+    )
 
 
 def evaluate_all(run: RunDir) -> None:

@@ -1,5 +1,5 @@
-"""evaluation.when=each_checkpoint on SLURM: training has each checkpoint's evaluation submitted while
-it goes on.
+"""evaluation.when=each_checkpoint on SLURM: while training goes on it has each checkpoint's
+evaluation submitted.
 
 In: a run that is being trained. Out: an array for each finished checkpoint, and an aggregate behind
 it. What is to be submitted is read from disk each time: finished checkpoints, their predictions,

@@ -155,8 +155,9 @@ def _collect_run(run: RunDir, stages: Sequence[str], queue: Queue) -> RunStatus:
         disk = read_elements(run, stage)
         jobs = jobs_of(run, stage) if on_slurm else {}
         if on_slurm and stage == "aggregate":  # one that still lives counts before a newer one
-            alive = [name for name in aggregates_of(run) if _is_alive(queue, name)]
-            jobs |= {0: name for name in alive[:1]}
+            for name in aggregates_of(run):
+                if _is_alive(queue, name):
+                    jobs[0] = name
         ends = _Ends(run, stage, facts.get("cancelled", ()))
         follows_done = all(before.state == "done" for before in found)
         is_to_come = _is_to_come(run, facts.get("stages", ()), stage, found)

@@ -14,6 +14,7 @@ from fabricated import FakeRun, fabricate
 from qa_dist.cluster.heartbeats import (
     Holder,
     OnDisk,
+    aggregates_of,
     is_at_work,
     is_on_slurm,
     jobs_of,
@@ -59,6 +60,50 @@ def test_the_checkpoints_say_what_there_is_to_evaluate(fake: FakeRun) -> None:
     assert not read_elements(fake.run, "aggregate")[0].is_done, "step 4 has no scores"
     fake.score(4)
     assert read_elements(fake.run, "aggregate")[0].is_done
+
+
+def each(fake: FakeRun) -> FakeRun:
+    fake.run.recipe.write_text(
+        "name: tiny\ntrain:\n  checkpoint_every_steps: 4\nevaluation:\n  when: each_checkpoint\n"
+    )
+    return fake
+
+
+def test_each_checkpoint_may_be_done_before_training_is(fake: FakeRun) -> None:
+    each(fake)
+    fake.submit("evaluate", 1, [5])  # of an earlier launch, when it meant something else
+    fake.submit("train", 2, attempt=2)
+    fake.train(4, of=10)
+    fake.evaluate(4)
+    fake.score(4)
+    fake.train(8, of=10)
+    fake.submit("evaluate", 3, [2], attempt=2)
+    fake.beat("aggregate", 0, "done")
+    there = read_elements(fake.run, "evaluate")
+    assert [(e.index, e.is_done) for e in there] == [(0, True), (1, False), (2, False)]
+    fake.evaluate(8)
+    fake.score(8)
+    assert [e.is_done for e in read_elements(fake.run, "evaluate")] == [True, True, False]
+    assert not read_elements(fake.run, "aggregate")[0].is_done, "more will come"
+    fake.train(10, of=10)
+    assert [(e.index, e.is_done) for e in read_elements(fake.run, "evaluate")] == [
+        (0, True), (1, True), (2, False),
+    ]  # fmt: skip
+    assert not read_elements(fake.run, "aggregate")[0].is_done
+    fake.evaluate(10)
+    fake.score(10)
+    assert read_elements(fake.run, "aggregate")[0].is_done
+
+
+def test_of_each_checkpoint_the_jobs_of_this_launch_count(fake: FakeRun) -> None:
+    each(fake)
+    fake.submit("evaluate", 1, [0, 1], is_array=True)
+    fake.submit("train", 2, attempt=3)
+    fake.submit("evaluate", 3, [0], attempt=3)
+    fake.submit("aggregate", 4, attempt=3)
+    fake.submit("aggregate", 6, attempt=4)
+    assert jobs_of(fake.run, "evaluate") == {0: (3, None)}
+    assert aggregates_of(fake.run) == [(6, None), (4, None)]
 
 
 def test_the_newest_job_of_an_element_counts(fake: FakeRun) -> None:
