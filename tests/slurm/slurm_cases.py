@@ -1,4 +1,4 @@
-"""One run on a cluster, launched again and again by the same words, as tests of faults see it."""
+"""One run on a cluster, launched again and again: what tests of the real cluster share."""
 
 from __future__ import annotations
 
@@ -90,3 +90,9 @@ class SlurmCase:
 
     def fired(self) -> list[tuple[str, str, int | None]]:
         return fired(self.log)
+
+
+def slowly(fault: str = "") -> str:
+    """A fault to inject, beside steps that take long enough to be met."""
+    slow = "point=train.step;action=sleep:0.5;times=1000"
+    return f"{fault}|{slow}" if fault else slow

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from runs import final_state
-from slurm_cases import FOUR_PARTS, SlurmCase
+from slurm_cases import FOUR_PARTS, SlurmCase, slowly
 from slurm_clusters import ENDED, Cluster
 from zygote import Zygote
 
@@ -21,21 +21,6 @@ from qa_dist.files import read_json
 from qa_dist.run_dir import RunDir
 
 pytestmark = pytest.mark.slurm
-
-
-@pytest.fixture
-def case(cluster: Cluster, launch_words: list[str], tmp_path: Path) -> SlurmCase:
-    return SlurmCase(cluster, launch_words, tmp_path)
-
-
-@pytest.fixture(scope="session")
-def undisturbed(
-    shared_cluster: Cluster, launch_words: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> RunDir:
-    """A run on two nodes that nothing interrupted. For reading only."""
-    case = SlurmCase(shared_cluster, launch_words, tmp_path_factory.mktemp("undisturbed"))
-    case.goes_on_to_the_end()
-    return case.run
 
 
 @pytest.fixture(scope="session")
@@ -58,12 +43,6 @@ def scores(run: RunDir) -> dict[str, Any]:
         }
         for path in sorted(run.scores.glob("*.json"))
     }
-
-
-def slowly(fault: str = "") -> str:
-    """A fault to inject, beside steps that take long enough to be met."""
-    slow = "point=train.step;action=sleep:0.5;times=1000"
-    return f"{fault}|{slow}" if fault else slow
 
 
 def test_one_command_from_launch_to_scores_equals_the_local_run(
