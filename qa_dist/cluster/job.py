@@ -13,6 +13,8 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -31,12 +33,15 @@ STOP_S = 120.0
 """How long a process that was asked to stop may take to save, in seconds."""
 _WATCH_S = 1.0
 
+Saved = Callable[[bool], None]
+"""What training calls when a checkpoint is there: Readers.saved."""
+
 
 class StopAskedError(BaseException):
     """A signal asked this process to stop; what it was doing is left undone, in order."""
 
 
-def run_stage(stage: str, run: RunDir, element: int) -> str:
+def run_stage(stage: str, run: RunDir, element: int, saved: Saved = lambda is_last: None) -> str:
     """Do one element of a stage in this process; return "done", or "stopped" if a signal ended it
     in order."""
     # Imported here: a submit must not load torch.
@@ -45,9 +50,10 @@ def run_stage(stage: str, run: RunDir, element: int) -> str:
 
         prepare_element(run, element)
     elif stage == "train":
-        from qa_dist.training.loop import train
+        from qa_dist.evaluation.elements import awaited_steps
+        from qa_dist.training.loop import Readers, train
 
-        return train(run)
+        return train(run, Readers(awaited_steps, saved))
     elif stage == "evaluate":
         from qa_dist.evaluation.predict import evaluate_element
 
@@ -128,7 +134,8 @@ class StageJob:
         faults.reach("job.start")
         self.start()
         try:
-            state = run_stage(self.stage, run, self.element)
+            with self.following(run) as saved:
+                state = run_stage(self.stage, run, self.element, saved)
         except StopAskedError:
             state = "stopped"
             if rank == 0:
@@ -148,6 +155,11 @@ class StageJob:
 
     def start(self) -> None:
         """Do what is to be done before the stage."""
+
+    @contextmanager
+    def following(self, run: RunDir) -> Iterator[Saved]:
+        """Yield what training is to call when a checkpoint is there."""
+        yield lambda is_last: None
 
     def stopped(self, run: RunDir) -> None:
         """Do what is to be done after a stop in order, on rank 0."""

@@ -103,16 +103,11 @@ def launch(keys: Mapping[str, str], overrides: Sequence[str]) -> int:
 
 def want(name: str, recipe: Recipe, order: Order, prepared_dir: Path) -> Wanted:
     """Return the run of a recipe, after a look at its inputs. Raises InputError."""
+    from qa_dist.cluster.place import check_ranks
     from qa_dist.plan import locate_inputs, make_plan
 
     recipe = locate_inputs(recipe, ROOT)
-    most, num_ranks = max(1, recipe.train.min_micro_batches_per_step), order.place.num_ranks
-    if num_ranks > most:
-        raise InputError(
-            f"train.min_micro_batches_per_step={most}: {num_ranks} ranks can't share a step "
-            "that is cut into fewer micro-batches; give "
-            f"train.min_micro_batches_per_step={num_ranks} (or fewer ranks)"
-        )
+    check_ranks(recipe, order.place.num_ranks)
     return Wanted(name, recipe, make_plan(recipe, prepared_dir))
 
 

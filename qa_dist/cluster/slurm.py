@@ -32,6 +32,7 @@ from qa_dist.cluster.queue import (
 )
 from qa_dist.cluster.slurm_job import SlurmJob
 from qa_dist.files import read_json_if_there, write_json, write_text
+from qa_dist.lock import locked
 from qa_dist.profile import Profile, resources_of
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, check_name
@@ -43,6 +44,7 @@ _EXPORTED = (
     f"{faults.VARIABLE} {faults.LOG_VARIABLE}"
 ).split()
 """All that a job gets of the caller's environment: no secrets."""
+_LOCK_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,17 @@ class Submitted:
     is_array: bool
 
 
+@contextmanager
+def submitting(run: RunDir) -> Iterator[None]:
+    """Let nobody else submit jobs of a run, or cancel them: a launch, its training, jobs/cancel.py.
+
+    Raises InputError naming who is at it.
+    """
+    what = "its jobs are being submitted or cancelled"
+    with locked(run.root / "jobs.lock", what, _LOCK_S, lambda text: None):
+        yield
+
+
 def submit_stages(
     run: RunDir,
     profile: Profile,
@@ -67,7 +80,7 @@ def submit_stages(
     elements: Mapping[str, Sequence[int]],
     attempt: int,
 ) -> list[Submitted]:
-    """Submit what is missing of each stage; return the jobs, in order.
+    """Submit what is missing of each stage, within `submitting`; return the jobs, in order.
 
     Raises InputError if SLURM refuses one; then none is left in the queue.
     """
@@ -112,6 +125,13 @@ def _save(run: RunDir, jobs: Sequence[Submitted]) -> None:
 def read_submitted(run: RunDir) -> list[Submitted]:
     """Return all that was ever submitted for a run, oldest first."""
     return [Submitted(**job) for job in read_json_if_there(run.jobs) or []]
+
+
+def submitted_since_training(run: RunDir) -> list[Submitted]:
+    """Return what was submitted since training last was, oldest first."""
+    jobs = read_submitted(run)
+    launched = max((one.attempt for one in jobs if one.stage == "train"), default=0)
+    return [one for one in jobs if one.attempt >= launched]
 
 
 def live_jobs(run: RunDir) -> list[QueuedJob]:

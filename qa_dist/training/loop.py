@@ -12,7 +12,7 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +25,7 @@ from qa_dist.attempts import check_attempt, take_over, update_run
 from qa_dist.checkpoint import (
     Checkpoint,
     find_checkpoint,
-    list_steps,
     load_checkpoint,
-    prune_checkpoints,
     save_checkpoint,
 )
 from qa_dist.data.collate import Batch
@@ -41,6 +39,7 @@ from qa_dist.lock import locked
 from qa_dist.models.span import build_model, span_loss
 from qa_dist.recipe import Recipe
 from qa_dist.recipe_loading import load_saved_recipe
+from qa_dist.rotation import rotate
 from qa_dist.run_dir import RunDir
 from qa_dist.scalars import ScalarWriter
 from qa_dist.tasks import TASKS
@@ -76,7 +75,21 @@ class Progress:
     best_loss: float = float("inf")
 
 
-def train(run: RunDir) -> str:
+@dataclass(frozen=True)
+class Readers:
+    """What others make of checkpoints while training goes on; asked on rank 0 only."""
+
+    awaited: Callable[[RunDir], Collection[int]] = lambda run: ()
+    """Returns the steps of the checkpoints that mustn't be deleted yet."""
+    saved: Callable[[bool], None] = lambda is_last: None
+    """Called when training begins or goes on and after each periodic checkpoint, and at once
+    returns; called with True before the run is said to be done, and may take its time."""
+
+
+NO_READERS = Readers()
+
+
+def train(run: RunDir, readers: Readers = NO_READERS) -> str:
     """Train the run from where it stands; return "done", or "stopped" after a signal (the state is
     saved).
 
@@ -98,7 +111,7 @@ def train(run: RunDir) -> str:
                 )
                 update_run(run, precision=engine.precision)
             facts = engine.broadcast(read_json(run.run_json))
-            return Training(run, recipe, prepared, engine, facts).run_to_end()
+            return Training(run, recipe, prepared, engine, facts, readers).run_to_end()
     except RuntimeError as error:
         lost = engine.lost_rank(error)
         if lost is None:
@@ -112,9 +125,15 @@ class Training:
     """The state of one attempt."""
 
     def __init__(
-        self, run: RunDir, recipe: Recipe, prepared: Prepared, engine: Engine, facts: dict[str, Any]
+        self,
+        run: RunDir,
+        recipe: Recipe,
+        prepared: Prepared,
+        engine: Engine,
+        facts: dict[str, Any],
+        readers: Readers = NO_READERS,
     ) -> None:
-        self.run, self.recipe, self.engine = run, recipe, engine
+        self.run, self.recipe, self.engine, self.readers = run, recipe, engine, readers
         self.attempt = int(facts["attempt"])
         self.identity = {"run": str(facts["id"]), "data": prepared.fingerprint}
         self.batches = Batches(recipe, prepared, engine)
@@ -136,9 +155,11 @@ class Training:
         engine, settings, progress = self.engine, self.recipe.train, self.progress
         checkpoint = self._resume()
         if progress.step >= self.num_steps:
+            self._tell_readers(is_last=True)
             self._heartbeat("done")
             return "done"
         self._lay_out(checkpoint)
+        self._tell_readers()
         scalars = None
         if engine.rank == 0:
             resumed_at = checkpoint.step if checkpoint else None
@@ -172,8 +193,13 @@ class Training:
         if scalars:
             scalars.close()
         engine.barrier()
+        self._tell_readers(is_last=True)
         self._heartbeat("done")
         return "done"
+
+    def _tell_readers(self, is_last: bool = False) -> None:
+        if self.engine.rank == 0:
+            self.readers.saved(is_last)
 
     def _resume(self) -> Checkpoint | None:
         """Load weights and progress of the newest valid checkpoint, chosen by rank 0; return it,
@@ -345,18 +371,17 @@ class Training:
             self.saved_step = progress.step
             update_run(self.run, has_checkpoint=True)
             self._heartbeat("running")
-            steps = list_steps(self.run.checkpoints)
-            periodic = [
-                s for s in steps if s % settings.checkpoint_every_steps == 0 or s == self.num_steps
-            ]
-            prune_checkpoints(
-                self.run.checkpoints,
-                1,
-                progress.best_step or None,
-                protected=periodic[-settings.keep_checkpoints :],
+            rotate(
+                self.run,
+                settings,
+                self.num_steps,
+                progress.best_step,
+                self.readers.awaited(self.run),
                 attempt=self.attempt,
                 verified_step=progress.step,
             )
+            if is_periodic:
+                self._tell_readers()
         engine.barrier()
 
     def validation_loss(self) -> float:

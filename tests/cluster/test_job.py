@@ -90,7 +90,7 @@ def test_a_job_pickles_as_names_and_numbers_and_loads_no_torch(run: RunDir) -> N
 
 
 def test_each_attempt_and_rank_logs_to_its_own_files(run: RunDir) -> None:
-    def work(stage: str, run: RunDir, element: int) -> str:
+    def work(stage: str, run: RunDir, element: int, saved: job.Saved) -> str:
         print("to stdout", flush=True)
         os.write(2, b"to stderr\n")
         return "done"
@@ -116,7 +116,7 @@ def test_a_rank_is_told_who_it_is_and_what_is_its_own(run: RunDir) -> None:
         "TOKENIZERS_PARALLELISM": "true",
     }
 
-    def work(stage: str, run: RunDir, element: int) -> str:
+    def work(stage: str, run: RunDir, element: int, saved: job.Saved) -> str:
         differing = {k: os.environ.get(k) for k, v in wanted.items() if os.environ.get(k) != v}
         assert (stage, element) == ("evaluate", 3)
         return "stopped" if differing else "done"

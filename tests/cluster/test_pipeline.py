@@ -154,6 +154,34 @@ def test_other_evaluation_settings_evaluate_anew(
     assert "evaluate: nothing to do" in child.text and "aggregate: nothing to do" in child.text
 
 
+def test_each_checkpoint_is_evaluated_before_it_is_rotated_away(
+    zygote: Zygote, launch_words: list[str], finished_run: RunDir, tmp_path: Path
+) -> None:
+    runs = f"runs_dir={tmp_path / 'runs'}"
+    each = ("evaluation.when=each_checkpoint", "train.keep_checkpoints=1", runs)
+    words = changed(launch_words, *each)
+    run = RunDir(tmp_path / "runs" / "tiny_coqa" / "main")
+    child = zygote.run("launch", *words, "stages=prepare,train")
+    assert child.status == 0, child.text
+    assert list_steps(run.checkpoints) == [3, 6, 8]
+    child = zygote.run("launch", *words)
+    assert child.status == 0, child.text
+    assert "evaluate (3 elements)" in child.text
+    best = read_json(run.checkpoints / "step-00000008" / "train_state.json")["best_step"]
+    assert list_steps(run.checkpoints) == sorted({best, 8})
+    assert sorted(path.name for path in run.scores.iterdir()) == [
+        "step-00000003.json", "step-00000006.json", "step-00000008.json",
+    ]  # fmt: skip
+    assert read_json(run.scores_file(6)) == read_json(finished_run.scores_file(6))
+    child = zygote.run("launch", *words)
+    assert "evaluate: nothing to do" in child.text and "aggregate: nothing to do" in child.text
+    kept = {name: sha for name, sha in artefacts(run).items() if "predictions" in name}
+    child = zygote.run("launch", *changed(words, "evaluation.when=at_end"))
+    assert child.status == 0 and "train: nothing to do" in child.text
+    assert "evaluate: nothing to do" in child.text, "the same predictions, counted otherwise"
+    assert {name: sha for name, sha in artefacts(run).items() if "predictions" in name} == kept
+
+
 def test_only_the_stages_asked_for_are_run(
     zygote: Zygote, launch_words: list[str], tmp_path: Path
 ) -> None:

@@ -20,14 +20,14 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from qa_dist.checkpoint import list_steps
 from qa_dist.data.collate import collate
 from qa_dist.data.prepared import read_prepared
-from qa_dist.files import read_json, write_json
+from qa_dist.files import read_json, read_status, write_json
 from qa_dist.models.span import span_loss
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
 from qa_dist.training import loop
 from qa_dist.training.engine import Engine
-from qa_dist.training.loop import Training, seed_generators, train
+from qa_dist.training.loop import Readers, Training, seed_generators, train
 
 GOLDEN = Path(__file__).parent / "golden_loss.txt"
 NO_DROPOUT = "model.hidden_dropout=0"
@@ -257,6 +257,31 @@ def test_without_validation_windows_there_is_no_best_checkpoint(make: Make) -> N
     assert list_steps(training.run.checkpoints) == [6, 8]
     assert training.progress.best_step == 0
     assert not any("validation/loss" in line for line in curve(training.run))
+
+
+def test_e04_what_is_awaited_stays_and_its_readers_are_told(make: Make) -> None:
+    training = make("train.checkpoint_every_steps=2", "train.keep_checkpoints=1")
+    losses = iter([5.0, 4.0, 3.0, 2.0])
+    training.validation_loss = lambda: next(losses)  # type: ignore[method-assign]
+    awaited, told = {2, 4}, []
+
+    def saved(is_last: bool) -> None:
+        status = read_status(training.run.status_file("train", 0))
+        told.append((is_last, status.get("state"), list_steps(training.run.checkpoints)))
+        if training.progress.step == 6:
+            awaited.discard(2)
+
+    training.readers = Readers(lambda run: awaited, saved)
+    assert training.run_to_end() == "done"
+    assert told == [
+        (False, None, []),
+        (False, "running", [2]),
+        (False, "running", [2, 4]),
+        (False, "running", [2, 4, 6]),
+        (False, "running", [4, 8]),
+        (True, "running", [4, 8]),
+    ]
+    assert list_steps(training.run.checkpoints) == [4, 8]
 
 
 def test_what_a_checkpoint_and_the_heartbeat_say(make: Make) -> None:
