@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 
 from qa_dist.recipe import Recipe
-from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.run_dir import RunDir
 
 _WORDS = re.compile(r"(CUDA|HIP|NCCL).{0,40}out of memory|can't allocate memory", re.IGNORECASE)
@@ -23,6 +22,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def memory_advice(run: RunDir, stage: str, error: BaseException) -> str:
     """Return what an error that means too little memory says, and what to try."""
+    from qa_dist.recipe_loading import load_saved_recipe  # slow to load, for who only looks
+
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     tries = _tries(load_saved_recipe(run.recipe), stage)
     return f"out of memory ({reason}). Try {', or '.join(tries)}"
