@@ -27,6 +27,7 @@ from qa_dist.training.peers import LostRankError, Peers, this_process
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 TIMEOUT_VARIABLE = "QA_DIST_TIMEOUT_S"
+_MEET_S = 300.0  # a node that loads torch from a busy file system takes minutes
 
 
 def resolve_precision(precision: str) -> str:
@@ -62,7 +63,10 @@ class Engine:
             if meeting := os.environ.get(rendezvous.VARIABLE):
                 if not on_cpu:
                     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-                rendezvous.join(Path(meeting), backend, self.rank, self.world_size, timeout)
+                patience = max(timeout, timedelta(seconds=_MEET_S))
+                rendezvous.join(
+                    Path(meeting), backend, self.rank, self.world_size, timeout, patience
+                )
             handlers.append(InitProcessGroupKwargs(backend=backend, timeout=timeout))
         self._accelerator = Accelerator(
             cpu=on_cpu,
