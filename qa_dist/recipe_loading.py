@@ -140,12 +140,14 @@ def split_arguments(
     return launch, list(overrides.values())
 
 
-def recipe_difference(saved: Recipe, asked: Recipe) -> list[str]:
+def recipe_difference(
+    saved: Recipe, asked: Recipe, changeable: Collection[str] = frozenset(MAY_CHANGE)
+) -> list[str]:
     """Return `key: saved -> asked` for each setting that may not change within a run."""
     old, new = _flat(asdict(saved)), _flat(asdict(asked))
     lines = []
     for path in dict.fromkeys([*old, *new]):
-        may_change = path in MAY_CHANGE or f"{path.partition('.')[0]}.*" in MAY_CHANGE
+        may_change = path in changeable or f"{path.partition('.')[0]}.*" in changeable
         before, after = old.get(path, "(none)"), new.get(path, "(none)")
         if before != after and not may_change:
             lines.append(f"{path}: {before} -> {after}")
@@ -258,8 +260,17 @@ def _check_whole_profile(profile: Profile) -> list[str]:
     return [*check_profile(profile), *reading.problems]
 
 
-def _raise_problems(problems: list[str]) -> None:
-    if problems:
+class ProblemsError(InputError):
+    """Some things are wrong in what was asked for, and nothing was started."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
         count = "one thing is" if len(problems) == 1 else f"{len(problems)} things are"
         lines = "".join(f"\n  {problem}" for problem in problems)
-        raise InputError(f"{count} wrong in what was asked for; nothing was started:{lines}")
+        super().__init__(f"{count} wrong in what was asked for; nothing was started:{lines}")
+        self.problems = problems
+        """A sentence for each."""
+
+
+def _raise_problems(problems: list[str]) -> None:
+    if problems:
+        raise ProblemsError(problems)

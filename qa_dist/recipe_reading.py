@@ -115,6 +115,15 @@ def _value_fault(slot: Slot, text: str, is_null: bool) -> str:
     return ""
 
 
+def parse_value(slot: Slot, text: str) -> bool | int | float | str | None:
+    """Return the value that a text which put_value took stands for, in its field's type."""
+    if slot.takes is not str and text.lower() in _NULL_WORDS:
+        return None
+    value = _NODES[slot.takes](text)._value()  # type: ignore[attr-defined]
+    assert isinstance(value, bool | int | float | str)
+    return value
+
+
 def read_text(path: Path) -> str:
     """Return the text of a YAML file; raise InputError where it can't be one."""
     try:

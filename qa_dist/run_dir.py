@@ -1,6 +1,7 @@
 """Every path of a run and of prepared data, in one place: who needs a path asks here.
 
     runs/<recipe>/<name>/      recipe.yaml run.json status/ checkpoints/ predictions/ scores/ ...
+    runs/<recipe>/<name>.sweep/    sweep.json results.json results.md; its runs lie beside it
     prepared/<fingerprint>/    <split>-00003-of-00032/ and the index of records
 
 Knows names only: what is inside the files is their owners' business.
@@ -17,6 +18,8 @@ from pathlib import Path
 from qa_dist.records import InputError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MAX_NAME_CHARS = 64
+SWEEP_ENDING = ".sweep"
 
 
 def check_name(name: str, what: str) -> str:
@@ -134,6 +137,33 @@ class RunDir:
     @property
     def logs(self) -> Path:
         return self.root / "logs"
+
+
+@dataclass(frozen=True)
+class SweepDir:
+    """Paths of a sweep: what its runs have in common. It holds no run.json, so it is no run."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.root.name.removesuffix(SWEEP_ENDING)
+
+    @property
+    def sweep_json(self) -> Path:
+        return self.root / "sweep.json"
+
+    @property
+    def results_json(self) -> Path:
+        return self.root / "results.json"
+
+    @property
+    def results_md(self) -> Path:
+        return self.root / "results.md"
+
+    def run(self, name: str) -> RunDir:
+        """Return one of its runs, which lie beside it."""
+        return RunDir(self.root.parent / name)
 
 
 @dataclass(frozen=True)

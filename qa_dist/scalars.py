@@ -22,6 +22,7 @@ from qa_dist import files
 
 TRAIN = "train"
 SCORES = "scores"
+HPARAMS = "hparams"
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d{10,})\..*")
 
 
@@ -88,6 +89,19 @@ def write_scores(
     _write_events_anew(tensorboard_folder / SCORES, sorted(scores.items()))
 
 
+def write_hparams(
+    tensorboard_folder: Path,
+    settings: Mapping[str, bool | float | str],
+    step: int,
+    results: Mapping[str, float | None],
+) -> None:
+    """Write TensorBoard's run "hparams" anew: a row of the tab HParams, `results` its metrics.
+
+    Doing it twice leaves one row, since what was there before is replaced.
+    """
+    _write_events_anew(tensorboard_folder / HPARAMS, [(step, results)], settings)
+
+
 def _finite_or_none(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
@@ -123,7 +137,9 @@ def _drop_lines_after(path: Path, last_step: int) -> None:
 
 
 def _write_events_anew(
-    folder: Path, points: Iterable[tuple[int, Mapping[str, float | None]]]
+    folder: Path,
+    points: Iterable[tuple[int, Mapping[str, float | None]]],
+    settings: Mapping[str, bool | float | str] | None = None,
 ) -> None:
     """Replace all event files of `folder` by one with `points`.
 
@@ -132,6 +148,8 @@ def _write_events_anew(
     """
     old_paths = _event_files(folder)
     events = _EventFile(folder, first_step=0, is_hidden=True)
+    if settings:
+        events.write_settings(settings)
     for step, values in points:
         events.write(step, values)
     events.close()
@@ -180,6 +198,36 @@ class _EventFile:
         ]
         self._write(step=step, summary=self._summary(value=points))
         self._stream.flush()
+
+    def write_settings(self, settings: Mapping[str, bool | float | str]) -> None:
+        """Write what the plugin HParams takes for a session that has ended, whatever its figures
+        are."""
+        from tensorboard.plugins.hparams import api_pb2, metadata
+        from tensorboard.plugins.hparams.plugin_data_pb2 import (
+            HParamsPluginData,
+            SessionEndInfo,
+            SessionStartInfo,
+        )
+
+        start = SessionStartInfo(start_time_secs=time.time())
+        for name, value in settings.items():
+            if isinstance(value, bool):
+                start.hparams[name].bool_value = value
+            elif isinstance(value, str):
+                start.hparams[name].string_value = value
+            else:
+                start.hparams[name].number_value = value
+        end = SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())
+        for tag, data in (
+            (metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start)),
+            (metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end)),
+        ):
+            value = self._summary.Value(
+                tag=tag,
+                metadata=metadata.create_summary_metadata(data),
+                tensor=metadata.NULL_TENSOR,
+            )
+            self._write(step=0, summary=self._summary(value=[value]))
 
     def close(self) -> None:
         self._stream.close()

@@ -124,7 +124,8 @@ def _check_commands() -> Iterator[Finding]:
 
 def _check_profile(asked: Examination) -> Iterator[Finding]:
     try:
-        problems = find_problems(asked.profile, asked.recipe, asked.runs_dir.absolute())
+        recipes = [asked.recipe] if asked.recipe else []
+        problems = find_problems(asked.profile, recipes, asked.runs_dir.absolute())
     except QueueError as error:
         problems = [str(error)]
     name = asked.profile.name

@@ -60,7 +60,15 @@ def read_elements(run: RunDir, stage: str) -> list[OnDisk]:
         markers = [
             path / MARKER for split in prepared.num_shards for path in prepared.shards(split)
         ]
-        return [_read(run, stage, i, path.is_file()) for i, path in enumerate(markers)]
+        made_by = {
+            i: RunDir(run.root.parent / one.of) if one.of else run
+            for one in read_submitted(run)
+            if one.stage == stage
+            for i in one.elements
+        }
+        return [
+            _read(made_by.get(i, run), stage, i, path.is_file()) for i, path in enumerate(markers)
+        ]
     steps = finished_steps(run)
     train = read_status(run.status_file("train", 0))
     is_trained = train.get("state") == "done" and train.get("of") in steps

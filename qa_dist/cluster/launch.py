@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.queue import is_answering
@@ -21,6 +22,7 @@ from qa_dist.files import write_text
 from qa_dist.profile import Profile
 from qa_dist.recipe import Recipe
 from qa_dist.recipe_loading import (
+    ProblemsError,
     load_profile,
     load_recipe,
     profile_to_yaml,
@@ -28,12 +30,15 @@ from qa_dist.recipe_loading import (
     with_profile_defaults,
 )
 from qa_dist.records import InputError
-from qa_dist.run_dir import RunDir, check_name
+from qa_dist.run_dir import SWEEP_ENDING, RunDir, check_name
+from qa_dist.sweep_reading import expand
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from qa_dist.cluster.pipeline import Launch
     from qa_dist.cluster.submit import Place
+    from qa_dist.data.prepared import Prepared
     from qa_dist.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +51,8 @@ LAUNCH_KEYS = {
     "gpus_per_node": "GPUs to use on each (default: all; 0: none)",
     "ranks_per_node": "training processes on each (default: one per GPU, or 1)",
     "name": "the run's name (default main); the same name goes on with the same run",
+    "seeds": "e.g. 1,2,3: a run for each as train.seed, one sweep; any setting may have several "
+    "values, e.g. train.learning_rate=1e-5,3e-5",
     "stages": "only these, e.g. stages=evaluate,aggregate (default: all)",
     "dry_run": "true: print what would be done, and write nothing",
     "wait": "true: on SLURM, show the run until it has ended (else the command returns at once)",
@@ -53,6 +60,9 @@ LAUNCH_KEYS = {
     "runs_dir": "where runs are kept (default runs)",
     "prepared_dir": "where prepared data is kept, shared by runs (default prepared)",
 }
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,10 @@ class Wanted:
     recipe: Recipe
     plan: Plan
 
+    def folder(self, order: Order) -> RunDir:
+        """Return where it is kept, whether or not it is there yet."""
+        return RunDir(order.runs_dir / self.recipe.name / self.name)
+
 
 def launch(keys: Mapping[str, str], overrides: Sequence[str]) -> int:
     """Do what launch keys and recipe settings ask for; return the exit status.
@@ -84,31 +98,89 @@ def launch(keys: Mapping[str, str], overrides: Sequence[str]) -> int:
     if "recipe" not in keys:
         raise InputError("recipe= is missing: give recipe=NAME; recipe=? lists them")
     profile = read_profile(keys)
-    recipe = load_recipe(keys["recipe"], with_profile_defaults(overrides, profile), RECIPES)
     stages = read_stages(keys)
     is_dry, is_fresh = read_flag(keys, "dry_run"), read_flag(keys, "fresh")
-    name = check_name(keys.get("name", "debug" if profile.where == "process" else "main"), "name")
+    name = read_name(keys, profile)
+    members = expand(name, keys.get("seeds"), overrides)
+    asked = {member.name: settings for member, settings in members} or {name: list(overrides)}
+    recipes = read_all(
+        asked,
+        lambda settings: load_recipe(
+            keys["recipe"], with_profile_defaults(settings, profile), RECIPES
+        ),
+    )
 
     from qa_dist.cluster.place import find_place
 
     runs_dir = Path(keys.get("runs_dir", "runs")).absolute()
     place = find_place(profile)
     order = Order(profile, place, stages, runs_dir, is_fresh, read_flag(keys, "wait"))
-    wanted = want(name, recipe, order, Path(keys.get("prepared_dir", "prepared")).absolute())
+    look = Look(order, Path(keys.get("prepared_dir", "prepared")).absolute())
+    located = read_all(recipes, look.locate)
+    plans = read_all(located, look.plan)
+    wanted = [Wanted(one, recipe, plans[one]) for one, recipe in located.items()]
+    if members:
+        from qa_dist.cluster.sweep import launch_sweep, print_sweep
+
+        start = print_sweep if is_dry else launch_sweep
+        return start(order, name, [member for member, _ in members], wanted)
     if is_dry:
-        print_forecast(order, wanted)
+        print_forecast(order, wanted[0])
         return 0
-    return launch_run(order, wanted)
+    return launch_run(order, wanted[0])
 
 
-def want(name: str, recipe: Recipe, order: Order, prepared_dir: Path) -> Wanted:
-    """Return the run of a recipe, after a look at its inputs. Raises InputError."""
-    from qa_dist.cluster.place import check_ranks
-    from qa_dist.plan import locate_inputs, make_plan
+def read_name(keys: Mapping[str, str], profile: Profile) -> str:
+    """Return what the run, or the sweep, is to be called."""
+    name = check_name(keys.get("name", "debug" if profile.where == "process" else "main"), "name")
+    if name.endswith(SWEEP_ENDING):
+        raise InputError(f"name={name}: folders of sweeps end in {SWEEP_ENDING}; choose another")
+    return name
 
-    recipe = locate_inputs(recipe, ROOT)
-    check_ranks(recipe, order.place.num_ranks)
-    return Wanted(name, recipe, make_plan(recipe, prepared_dir))
+
+def read_all(asked: Mapping[str, _In], read: Callable[[_In], _Out]) -> dict[str, _Out]:
+    """Return what `read` makes of each run's part. Raises InputError with all that is wrong, of
+    several runs each thing once."""
+    if len(asked) == 1:
+        return {name: read(part) for name, part in asked.items()}
+    found: dict[str, _Out] = {}
+    problems: list[str] = []
+    for name, part in asked.items():
+        try:
+            found[name] = read(part)
+        except ProblemsError as error:
+            problems += error.problems
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise ProblemsError(list(dict.fromkeys(problems)))
+    return found
+
+
+class Look:
+    """A look at what runs are to be made of; what runs have in common is looked at once."""
+
+    def __init__(self, order: Order, prepared_dir: Path) -> None:
+        self._order, self._prepared_dir = order, prepared_dir
+        self._plans: dict[str, Plan] = {}
+
+    def locate(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with its files' whole paths. Raises InputError if the ranks can't share
+        its steps."""
+        from qa_dist.cluster.place import check_ranks
+        from qa_dist.plan import locate_inputs
+
+        check_ranks(recipe, self._order.place.num_ranks)
+        return locate_inputs(recipe, ROOT)
+
+    def plan(self, recipe: Recipe) -> Plan:
+        """Return the plan of a recipe's data. Raises InputError."""
+        from qa_dist.plan import make_plan
+
+        key = repr((recipe.sources, recipe.data, recipe.model.name, recipe.model.lower_case))
+        if key not in self._plans:
+            self._plans[key] = make_plan(recipe, self._prepared_dir)
+        return self._plans[key]
 
 
 def print_forecast(order: Order, wanted: Wanted) -> None:
@@ -129,52 +201,73 @@ def print_forecast(order: Order, wanted: Wanted) -> None:
 
 
 def launch_run(order: Order, wanted: Wanted) -> int:
-    """Open the run and run its stages under the launch's lock; return the exit status."""
+    """Run or submit what is missing of a run; return the exit status."""
     from qa_dist.cluster import pipeline, show
     from qa_dist.cluster.preflight import check_cluster
     from qa_dist.cluster.slurm import check_not_live, check_paths
-    from qa_dist.lock import locked
 
-    profile, recipe, plan = order.profile, wanted.recipe, wanted.plan
     console = make_console(order)
-    run = pipeline.open_root(order.runs_dir, wanted.name, recipe.name)
-    with locked(run.root / "launch.lock", "this run is being launched"):
-        if profile.where == "slurm":
-            check_paths(run)
-            check_not_live(run)
-            check_cluster(profile, recipe, run.root)
-        # A launcher that was killed may have left a training process that is just saving and
-        # ending.
-        with locked(run.root / "train.lock", "this run is being trained", 120, console.print):
-            fresh_data = plan.prepared(recipe.data.num_shards, order.place.max_parallel)
-            prepared = pipeline.open_run(run, recipe, plan, fresh_data, order.is_fresh)
-        write_text(run.root / "profile.yaml", profile_to_yaml(profile))
-        console.print(f"run: {run.root}", highlight=False, soft_wrap=True)
-        this_launch = pipeline.Launch(run, recipe, profile, order.place, console)
-        try:
-            if profile.where == "slurm":
-                submitted = pipeline.submit_run(this_launch, plan, prepared, order.stages)
+    try:
+        with held(order, wanted) as run:
+            if order.profile.where == "slurm":
+                check_paths(run)
+                check_not_live(run)
+                check_cluster(order.profile, [wanted.recipe], run.root)
+            this_launch, prepared = open_files(order, wanted, run, console)
+            console.print(f"run: {run.root}", highlight=False, soft_wrap=True)
+            if order.profile.where == "slurm":
+                submitted = pipeline.submit_run(this_launch, wanted.plan, prepared, order.stages)
                 show.show_submitted(console, submitted, run)
                 state = "submitted" if submitted else "done"
                 if submitted and order.is_waiting:
                     state = wait_for(run, [job.stage for job in submitted], console)
             else:
-                state = pipeline.run_stages(this_launch, plan, prepared, order.stages)
-        except pipeline.StageFailedError as error:
-            print(
-                f"error: {error}\nThe same command goes on from what is finished.", file=sys.stderr
-            )
-            return 1
-        except KeyboardInterrupt:
-            state = "stopped"
-    if state == "submitted":
+                state = pipeline.run_stages(this_launch, wanted.plan, prepared, order.stages)
+    except pipeline.StageFailedError as error:
+        print(f"error: {error}\nThe same command goes on from what is finished.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        state = "stopped"
+    if state == "done" and "aggregate" in order.stages:
+        pipeline.report(run, wanted.recipe, console)
+    return end_status(state, console)
+
+
+def end_status(state: str, console: Console) -> int:
+    """Return the exit status of "done", "submitted" or "stopped"; say what comes after the last."""
+    from qa_dist.cluster.pipeline import STOPPED
+
+    if state != "stopped":
         return 0
-    if state == "stopped":
-        console.print("stopped in order; the same command goes on from here", highlight=False)
-        return pipeline.STOPPED
-    if "aggregate" in order.stages:
-        pipeline.report(run, recipe, console)
-    return 0
+    console.print("stopped in order; the same command goes on from here", highlight=False)
+    return STOPPED
+
+
+@contextmanager
+def held(order: Order, wanted: Wanted) -> Iterator[RunDir]:
+    """Make a run's folder and hold the launch's lock. Raises InputError if another launch does."""
+    from qa_dist.cluster.pipeline import open_root
+    from qa_dist.lock import locked
+
+    run = open_root(order.runs_dir, wanted.name, wanted.recipe.name)
+    with locked(run.root / "launch.lock", "this run is being launched"):
+        yield run
+
+
+def open_files(
+    order: Order, wanted: Wanted, run: RunDir, console: Console
+) -> tuple[Launch, Prepared]:
+    """Make the files of a run that is held, or check that those there are this very run's."""
+    from qa_dist.cluster import pipeline
+    from qa_dist.lock import locked
+
+    recipe, plan, place = wanted.recipe, wanted.plan, order.place
+    # A launcher that was killed may have left a training process that is just saving and ending.
+    with locked(run.root / "train.lock", "this run is being trained", 120, console.print):
+        fresh_data = plan.prepared(recipe.data.num_shards, place.max_parallel)
+        prepared = pipeline.open_run(run, recipe, plan, fresh_data, order.is_fresh)
+    write_text(run.root / "profile.yaml", profile_to_yaml(order.profile))
+    return pipeline.Launch(run, recipe, order.profile, place, console), prepared
 
 
 def make_console(order: Order) -> Console:

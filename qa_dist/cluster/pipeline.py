@@ -68,28 +68,10 @@ def open_run(
     Raises InputError if it was made with another recipe or other data.
     """
     saved = read_json_if_there(run.run_json)
-    if saved is None and not is_fresh and run.checkpoints.exists():
-        raise InputError(
-            f"{run.root}: has checkpoints but no run.json; give fresh=true to delete them and "
-            "begin anew"
-        )
+    if not is_fresh:
+        check_same(run, recipe, plan)
     if saved and not is_fresh:
-        saved_recipe = load_saved_recipe(run.recipe)
-        differences = recipe_difference(saved_recipe, recipe)
-        there = saved["prepared"]["fingerprint"]
-        if not differences and there != plan.fingerprint:
-            differences = [
-                f"prepared data: {there} -> {plan.fingerprint} (the input or the tokenizer was "
-                "changed)"
-            ]
-        if differences:
-            lines = "".join(f"\n  {line}" for line in differences)
-            raise InputError(
-                f"{run.root}: this run was made with other settings; give name=... for another "
-                "run beside it, or "
-                f"fresh=true to delete it and begin anew:{lines}"
-            )
-        when = recipe.evaluation.when
+        saved_recipe, when = load_saved_recipe(run.recipe), recipe.evaluation.when
         if replace(saved_recipe.evaluation, when=when) != recipe.evaluation:
             _forget_evaluation(run)
         if _numbering(saved_recipe) != _numbering(recipe):
@@ -116,6 +98,31 @@ def open_run(
         },
     )
     return prepared
+
+
+def check_same(run: RunDir, recipe: Recipe, plan: Plan) -> None:
+    """Raise InputError if what is there of a run was made with another recipe or other data."""
+    saved = read_json_if_there(run.run_json)
+    if saved is None:
+        if run.checkpoints.exists():
+            raise InputError(
+                f"{run.root}: has checkpoints but no run.json; give fresh=true to delete them and "
+                "begin anew"
+            )
+        return
+    differences = recipe_difference(load_saved_recipe(run.recipe), recipe)
+    there = saved["prepared"]["fingerprint"]
+    if not differences and there != plan.fingerprint:
+        differences = [
+            f"prepared data: {there} -> {plan.fingerprint} (the input or the tokenizer was changed)"
+        ]
+    if differences:
+        lines = "".join(f"\n  {line}" for line in differences)
+        raise InputError(
+            f"{run.root}: this run was made with other settings; give name=... for another "
+            "run beside it, or "
+            f"fresh=true to delete it and begin anew:{lines}"
+        )
 
 
 def _clear(run: RunDir) -> None:
@@ -176,14 +183,26 @@ def run_stages(launch: Launch, plan: Plan, prepared: Prepared, stages: Sequence[
 
 
 def submit_run(
-    launch: Launch, plan: Plan, prepared: Prepared, stages: Sequence[str]
+    launch: Launch,
+    plan: Plan,
+    prepared: Prepared,
+    stages: Sequence[str],
+    shared: Sequence[Submitted] = (),
 ) -> list[Submitted]:
     """Submit what is missing of all stages asked for to SLURM, chained by dependency; return the
-    jobs."""
+    jobs.
+
+    `shared`: jobs that prepare the same data for other runs; what they make isn't made twice.
+    """
     save_plan(plan)
-    elements = _missing_at_submit(launch.run, launch.recipe, prepared, stages)
+    elements = missing_elements(launch.run, launch.recipe, prepared, stages)
     if not any(elements.values()):
         return []
+    wanted = set(elements.get("prepare", ()))
+    shared = [job for job in shared if wanted.intersection(job.elements)]
+    wanted.difference_update(*(job.elements for job in shared))
+    if "prepare" in elements:
+        elements["prepare"] = sorted(wanted)
     _note_code(launch)
     save_code(launch.run, launch.profile)
     for stage, missing in elements.items():
@@ -191,7 +210,8 @@ def submit_run(
     update_run(launch.run, stages=list(stages))  # training submits those at each checkpoint
     title = f"{launch.recipe.name}.{launch.run.root.name}"
     with submitting(launch.run):
-        return submit_stages(launch.run, launch.profile, title, elements, new_attempt(launch.run))
+        attempt = new_attempt(launch.run)
+        return submit_stages(launch.run, launch.profile, title, elements, attempt, shared)
 
 
 def _note_code(launch: Launch) -> None:
@@ -214,7 +234,7 @@ def _note_code(launch: Launch) -> None:
     update_run(launch.run, code=now)
 
 
-def _missing_at_submit(
+def missing_elements(
     run: RunDir, recipe: Recipe, prepared: Prepared, stages: Sequence[str]
 ) -> dict[str, list[int]]:
     """Return the elements of each stage that aren't done, where those before it may still be to

@@ -10,7 +10,7 @@ from __future__ import annotations
 import getpass
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from qa_dist.cluster.forecast import checkpoint_gb
@@ -21,10 +21,10 @@ from qa_dist.recipe_fields import did_you_mean
 from qa_dist.records import InputError
 
 
-def check_cluster(profile: Profile, recipe: Recipe, folder: Path) -> None:
-    """Raise InputError with all that is wrong with a launch from `folder`."""
+def check_cluster(profile: Profile, recipes: Sequence[Recipe], folder: Path) -> None:
+    """Raise InputError with all that is wrong with a launch of runs to be kept in `folder`."""
     try:
-        problems = find_problems(profile, recipe, folder)
+        problems = find_problems(profile, recipes, folder)
     except QueueError as error:
         raise InputError(
             f"the cluster doesn't answer ({error}); nothing was submitted. Try again later, or "
@@ -35,12 +35,11 @@ def check_cluster(profile: Profile, recipe: Recipe, folder: Path) -> None:
         raise InputError(f"profile={profile.name}: nothing was submitted:{lines}")
 
 
-def find_problems(profile: Profile, recipe: Recipe | None, folder: Path) -> list[str]:
-    """Return a sentence for each thing that a launch from `folder` would fail of; without a recipe
-    the disk isn't looked at. Raises QueueError."""
+def find_problems(profile: Profile, recipes: Sequence[Recipe], folder: Path) -> list[str]:
+    """Return a sentence for each thing that a launch of these recipes' runs would fail of, all to
+    be kept in `folder`. Raises QueueError."""
     found = [*_check_partitions(profile, read_partitions()), *_check_account(profile)]
-    if recipe:
-        found += _check_disk(recipe, folder)
+    found += _check_disk(recipes, folder)
     return list(dict.fromkeys(found))
 
 
@@ -117,12 +116,14 @@ def _check_account(profile: Profile) -> Iterator[str]:
                 yield f"{what}={asked}: you may use {', '.join(there)}{did_you_mean(asked, there)}"
 
 
-def _check_disk(recipe: Recipe, folder: Path) -> Iterator[str]:
+def _check_disk(recipes: Sequence[Recipe], folder: Path) -> Iterator[str]:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free / 1e9
-    needed = checkpoint_gb(recipe) * (recipe.train.keep_checkpoints + 2)
+    counts = [recipe.train.keep_checkpoints + 2 for recipe in recipes]
+    sizes = [checkpoint_gb(recipe) for recipe in recipes]
+    needed = sum(num * size for num, size in zip(counts, sizes, strict=True))
     if free < needed:
         yield (
-            f"runs_dir={folder}: {free:.1f} GB are free, and {recipe.train.keep_checkpoints + 2} "
+            f"runs_dir={folder}: {free:.1f} GB are free, and {sum(counts)} "
             f"checkpoints take some {needed:.1f} GB; make room, or lower train.keep_checkpoints"
         )

@@ -60,6 +60,8 @@ class Submitted:
     """Jobs that must have succeeded first."""
     attempt: int
     is_array: bool
+    of: str = ""
+    """The run beside this one whose job it is, as both need what it prepares; empty: this run's."""
 
 
 @contextmanager
@@ -79,43 +81,57 @@ def submit_stages(
     title: str,
     elements: Mapping[str, Sequence[int]],
     attempt: int,
+    shared: Sequence[Submitted] = (),
 ) -> list[Submitted]:
-    """Submit what is missing of each stage, within `submitting`; return the jobs, in order.
+    """Submit what is missing of each stage, within `submitting`; return the jobs, in order, those
+    of `shared` first: prepare jobs of other runs, which this run's training waits for as well.
 
     Raises InputError if SLURM refuses one; then none is left in the queue.
     """
-    done: list[Submitted] = []
-    before: list[int] = []
+    done = list(shared)
+    before = [one.job for one in shared]
     earlier = read_submitted(run)
     try:
         chunk = max_array_size()
+        if shared:
+            _save(run, [*earlier, *done])
         for stage in STAGES:
             missing = list(elements.get(stage, ()))
             if not missing:
                 continue
+            after = before if stage != "prepare" else []
             of_stage = []
             for first in range(0, len(missing), chunk):
                 part = missing[first : first + chunk]
-                job = _submit(run, profile, title, stage, part, attempt, before)
-                of_stage.append(Submitted(stage, job, part, before, attempt, len(part) > 1))
+                job = _submit(run, profile, title, stage, part, attempt, after)
+                of_stage.append(Submitted(stage, job, part, after, attempt, len(part) > 1))
                 done.append(of_stage[-1])
                 _save(run, [*earlier, *done])
-            before = [one.job for one in of_stage]
+            before = [one.job for one in of_stage] + (before if stage == "prepare" else [])
     except BaseException as error:
-        ids = [one.job for one in done]
-        try:
-            cancel(ids)
-        except QueueError as problem:
-            left = " ".join(map(str, ids))
-            raise InputError(
-                f"{error}; and what was submitted before couldn't be cancelled ({problem}): run "
-                f"`scancel {left}` when the cluster answers"
-            ) from error
-        _save(run, earlier)
+        withdraw({run: done}, error)
         if isinstance(error, QueueError):
             raise InputError(f"{error}; nothing is left in the queue") from error
         raise
     return done
+
+
+def withdraw(submitted: Mapping[RunDir, Sequence[Submitted]], error: BaseException) -> None:
+    """Cancel what was just submitted for runs, and forget it, because of `error`.
+
+    Raises InputError with the ids if it can't be cancelled.
+    """
+    ids = [one.job for jobs in submitted.values() for one in jobs if not one.of]
+    try:
+        cancel(ids)
+    except QueueError as problem:
+        left = " ".join(map(str, ids))
+        raise InputError(
+            f"{error}; and what was submitted before couldn't be cancelled ({problem}): run "
+            f"`scancel {left}` when the cluster answers"
+        ) from error
+    for run, jobs in submitted.items():
+        _save(run, [one for one in read_submitted(run) if one not in jobs])
 
 
 def _save(run: RunDir, jobs: Sequence[Submitted]) -> None:
@@ -123,7 +139,8 @@ def _save(run: RunDir, jobs: Sequence[Submitted]) -> None:
 
 
 def read_submitted(run: RunDir) -> list[Submitted]:
-    """Return all that was ever submitted for a run, oldest first."""
+    """Return all that was ever submitted for a run, oldest first, with the prepare jobs of other
+    runs that it waits for."""
     return [Submitted(**job) for job in read_json_if_there(run.jobs) or []]
 
 
@@ -135,8 +152,15 @@ def submitted_since_training(run: RunDir) -> list[Submitted]:
 
 
 def live_jobs(run: RunDir) -> list[QueuedJob]:
-    """Return the run's jobs that are waiting or running. Raises QueueError."""
-    return [job for job in queued_jobs(one.job for one in read_submitted(run)) if job.is_alive]
+    """Return the run's own jobs that are waiting or running. Raises QueueError."""
+    return live_among([run])[run]
+
+
+def live_among(runs: Sequence[RunDir]) -> dict[RunDir, list[QueuedJob]]:
+    """Return the same of several runs, with one question to the queue. Raises QueueError."""
+    own = {run: {one.job for one in read_submitted(run) if not one.of} for run in runs}
+    live = [job for job in queued_jobs(set().union(*own.values())) if job.is_alive]
+    return {run: [job for job in live if job.job in ids] for run, ids in own.items()}
 
 
 def check_not_live(run: RunDir) -> None:

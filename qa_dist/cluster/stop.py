@@ -35,6 +35,9 @@ def _stop_jobs(run: RunDir, stages: Sequence[str]) -> Iterator[str]:
         with submitting(run):  # training that is cancelled submits no evaluation any more
             stage_of = {one.job: one.stage for one in read_submitted(run)}
             live = [job for job in live_jobs(run) if stage_of[job.job] in stages]
+            shared = _shared_jobs(run) if live else {}
+            kept = sorted({job.job for job in live} & shared.keys())
+            live = [job for job in live if job.job not in shared]
             # The last stages first: none of them starts because one before it has ended.
             ids = sorted({job.job for job in live}, reverse=True)
             cancel(ids)
@@ -46,6 +49,9 @@ def _stop_jobs(run: RunDir, stages: Sequence[str]) -> Iterator[str]:
             f"{run.root}: the queue doesn't answer ({error}); nothing was cancelled. Try again "
             "when it does"
         ) from error
+    for number in kept:
+        others = ", ".join(shared[number])
+        yield f"left alone: job {number}, as {others} wait for its data (scancel {number} ends it)"
     if not live:
         yield "nothing to cancel: none of its jobs is waiting or running"
         return
@@ -59,6 +65,16 @@ def _stop_jobs(run: RunDir, stages: Sequence[str]) -> Iterator[str]:
     if "train" not in stages and is_each_checkpoint(run):
         yield "training goes on, and has later checkpoints evaluated; cancel it too to end that"
     yield f"go on from what is finished: {launch_again(run)}"
+
+
+def _shared_jobs(run: RunDir) -> dict[int, list[str]]:
+    """Return the run's jobs that others of its sweep wait for, with these runs' names."""
+    found: dict[int, list[str]] = {}
+    for path in sorted(run.root.parent.glob("*/jobs.json")):
+        for one in read_submitted(RunDir(path.parent)):
+            if one.of == run.root.name:
+                found.setdefault(one.job, []).append(path.parent.name)
+    return found
 
 
 def _tell_process(run: RunDir) -> Iterator[str]:

@@ -34,6 +34,7 @@ from qa_dist.evaluation.elements import (
     shards_of,
 )
 from qa_dist.evaluation.scored import is_scored, mark_scored
+from qa_dist.evaluation.sweep_table import update_sweeps
 from qa_dist.files import own_process, read_json, read_status, write_json, write_status
 from qa_dist.lock import locked
 from qa_dist.recipe import Recipe
@@ -41,7 +42,7 @@ from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
 from qa_dist.rotation import rotate
 from qa_dist.run_dir import RunDir, step_name
-from qa_dist.scalars import write_scores
+from qa_dist.scalars import write_hparams, write_scores
 from qa_dist.tasks import TASKS, Task
 from qa_dist.text.decode import best_threshold
 from qa_dist.text.metrics import bootstrap_interval
@@ -107,6 +108,7 @@ def _aggregate(run: RunDir) -> list[int]:
         print(f"not scored yet: {problem}", flush=True)
     if is_each_checkpoint(run) and is_over:
         _rotate(run, recipe)
+    update_sweeps(run)
     _beat(run, "done", len(steps) - len(problems), len(steps))
     return [step for step in steps if step not in problems]
 
@@ -168,7 +170,8 @@ def _unfinished(run: RunDir, prepared: Prepared, step: int) -> str:
 
 
 def rebuild_tensorboard(run: RunDir) -> None:
-    """Write the scores of all checkpoints to TensorBoard anew, from scores/*.json."""
+    """Write the scores of all checkpoints to TensorBoard anew, from scores/*.json; and for its tab
+    HParams the recipe's settings beside the last checkpoint's scores."""
     points = {}
     for path in sorted(run.scores.glob("step-*.json")):
         scores = read_json(path)
@@ -179,6 +182,22 @@ def rebuild_tensorboard(run: RunDir) -> None:
             values |= {f"dev_f1_by_{kind}/{row}": figures["f1"] for row, figures in rows.items()}
         points[int(scores["step"])] = values
     write_scores(run.tensorboard, points)
+    if points:
+        last = max(points)
+        final = {f"final/{metric}": points[last][f"dev/{metric}"] for metric in ("em", "f1")}
+        settings = _hyper_parameters(load_saved_recipe(run.recipe))
+        write_hparams(run.tensorboard, settings, last, final)
+
+
+def _hyper_parameters(recipe: Recipe) -> dict[str, bool | float | str]:
+    """Return the settings of model, data and training that aren't left to the model's files."""
+    sections = {"model": recipe.model, "data": recipe.data, "train": recipe.train}
+    return {
+        f"{section}.{name}": value
+        for section, part in sections.items()
+        for name, value in vars(part).items()
+        if value is not None
+    }
 
 
 def _score_step(

@@ -31,15 +31,15 @@ def recipe(words_encoder: Path) -> Recipe:
 
 def problem(profile: Profile, recipe: Recipe, folder: Path) -> str:
     with pytest.raises(InputError) as raised:
-        check_cluster(profile, recipe, folder)
+        check_cluster(profile, [recipe], folder)
     return str(raised.value)
 
 
 def test_a_good_profile_passes(fake_slurm: FakeSlurm, recipe: Recipe, tmp_path: Path) -> None:
     fake_slurm.says("scontrol", PARTITIONS)
     fake_slurm.says("sacctmgr", "mine|normal,high\n")
-    check_cluster(replace(PROFILE, account="mine", qos="high"), recipe, tmp_path / "not" / "yet")
-    check_cluster(replace(PROFILE, partition=""), recipe, tmp_path)
+    check_cluster(replace(PROFILE, account="mine", qos="high"), [recipe], tmp_path / "not" / "yet")
+    check_cluster(replace(PROFILE, partition=""), [recipe], tmp_path)
     assert fake_slurm.num_submitted == 0
 
 
@@ -79,7 +79,7 @@ def test_without_accounting_accounts_are_the_clusters_to_check(
 ) -> None:
     fake_slurm.says("scontrol", PARTITIONS)
     fake_slurm.fails("sacctmgr", "You are not running a supported accounting_storage plugin\n")
-    check_cluster(replace(PROFILE, account="any"), recipe, tmp_path)
+    check_cluster(replace(PROFILE, account="any"), [recipe], tmp_path)
 
 
 def test_s01_a_controller_that_is_down(
