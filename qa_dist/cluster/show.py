@@ -24,13 +24,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.slurm import Submitted
 from qa_dist.evaluation.elements import is_each_checkpoint
-from qa_dist.evaluation.sweep_table import NOTE, run_cells, setting_cells, title
-from qa_dist.evaluation.sweep_table import Table as SweepTable
 from qa_dist.files import read_json
-from qa_dist.run_dir import RunDir, SweepDir
+from qa_dist.run_dir import RunDir
 
 _PLAIN_EVERY_S = 10.0
 
@@ -183,35 +180,3 @@ def _cells(figures: Mapping[str, float]) -> list[str]:
         f"{figures[m]:.1f} \\[{figures[m + '_low']:.1f}, {figures[m + '_high']:.1f}]"
         for m in ("em", "f1")
     ]
-
-
-def show_submitted_sweep(console: Console, submitted: Mapping[RunDir, Sequence[Submitted]]) -> None:
-    """Print the jobs of each run of a sweep; data is prepared for several runs at once."""
-    if not any(submitted.values()):
-        return
-    table = Table(title="submitted", title_justify="left")
-    for name in ("run", *STAGES):
-        table.add_column(name, overflow="fold")
-    for run, jobs in submitted.items():
-        ids = [" ".join(str(job.job) for job in jobs if job.stage == stage) for stage in STAGES]
-        table.add_row(run.root.name, *(ids if jobs else ["all there", "", "", ""]))
-    console.print(table)
-
-
-def show_sweep(console: Console, results: SweepTable, folder: SweepDir) -> None:
-    """Print the results of a sweep: its settings, its runs, and where they are kept."""
-    for cells in filter(None, (setting_cells(results), run_cells(results))):
-        head, *rows = cells
-        table = Table(title=title(results), title_justify="left")
-        first_figure = head.index("runs" if "runs" in head else "step")
-        for place, name in enumerate(head):
-            right = "right" if place >= first_figure else "left"
-            table.add_column(name, justify=right, overflow="fold")  # type: ignore[arg-type]
-        for row in rows:
-            table.add_row(*map(escape, row), style="bold" if row[-1].endswith("*") else "")
-        console.print(table)
-    console.print(escape(NOTE), highlight=False)
-    shown = os.path.relpath(folder.results_md)
-    console.print(f"results:      {shown} and .json", highlight=False, soft_wrap=True)
-    curves = os.path.relpath(folder.root.parent)
-    console.print(f"TensorBoard:  tensorboard --logdir {curves}", highlight=False, soft_wrap=True)

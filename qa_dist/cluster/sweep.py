@@ -15,7 +15,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from qa_dist.cluster import pipeline, show
+from qa_dist.cluster import pipeline, show_sweep
 from qa_dist.cluster.launch import (
     Order,
     Wanted,
@@ -79,7 +79,7 @@ def launch_sweep(
             state = "stopped"
         table = update_sweep(folder)
     if table is not None and "aggregate" in order.stages and state != "submitted":
-        show.show_sweep(console, table, folder)
+        show_sweep.show_results(console, table, folder)
     for one, error in failed.items():
         print(f"error: {one}: {error}", file=sys.stderr)
     if failed:
@@ -165,14 +165,16 @@ def _run_all(
     """Run one after the other; one that fails doesn't keep the others from running. Return "done"
     or "stopped"."""
     for number, one in enumerate(wanted, 1):
-        console.print(f"run {number} of {len(wanted)}: {one.name}", highlight=False)
+        shown = f"run {number} of {len(wanted)}: {one.name}"
         try:
             with held(order, one) as run:
                 this_launch, prepared = open_files(order, one, run, console)
                 missing = pipeline.missing_elements(run, one.recipe, prepared, order.stages)
                 if not any(missing.values()):
-                    console.print("nothing to do, it is all there", highlight=False)
-                elif pipeline.run_stages(this_launch, one.plan, prepared, order.stages) != "done":
+                    console.print(f"{shown}: nothing to do, it is all there", highlight=False)
+                    continue
+                console.print(shown, highlight=False)
+                if pipeline.run_stages(this_launch, one.plan, prepared, order.stages) != "done":
                     return "stopped"
         except (pipeline.StageFailedError, InputError) as error:
             failed[one.name] = str(error)
@@ -218,7 +220,7 @@ def _submit_all(
                 soft_wrap=True,
             )
         submitted = _submit_idle(order, runs, live, console)
-    show.show_submitted_sweep(console, submitted)
+    show_sweep.show_submitted(console, submitted)
     if not any(submitted.values()):
         if not live and len(runs) == len(wanted):
             console.print("nothing to do, it is all there", highlight=False)
