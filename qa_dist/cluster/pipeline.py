@@ -22,9 +22,9 @@ from rich.console import Console
 from qa_dist.attempts import new_attempt, update_run
 from qa_dist.cluster import show
 from qa_dist.cluster.job import STAGES
-from qa_dist.cluster.slurm import Submitted, save_code, submit_stages, submitting
+from qa_dist.cluster.slurm import Submitted, submit_stages, submitting
+from qa_dist.cluster.snapshot import note_code, save_code
 from qa_dist.cluster.submit import Outcome, Place, mark_waiting, run_in_process, run_local
-from qa_dist.code_version import changed_files, code_version
 from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.evaluation.elements import elements as evaluate_elements
 from qa_dist.evaluation.elements import finished_steps, is_evaluated
@@ -161,13 +161,18 @@ def run_stages(launch: Launch, plan: Plan, prepared: Prepared, stages: Sequence[
     save_plan(plan)
     attempt = new_attempt(launch.run)
     find_missing = _missing(launch.run, prepared)
+    is_code_noted = False
     for stage in STAGES:
         if stage not in stages:
             continue
         missing = list(find_missing[stage]())
         seconds = 0.0
         if missing:
-            _note_code(launch)
+            if not is_code_noted:
+                is_code_noted = True
+                note_code(launch.run, launch.console)
+                if launch.profile.where == "local":
+                    save_code(launch.run, launch.profile)
             outcome, seconds = _run_stage(launch, stage, missing, attempt)
             if outcome.state == "failed":
                 raise StageFailedError(_failure(launch.run, stage, outcome))
@@ -203,7 +208,7 @@ def submit_run(
     wanted.difference_update(*(job.elements for job in shared))
     if "prepare" in elements:
         elements["prepare"] = sorted(wanted)
-    _note_code(launch)
+    note_code(launch.run, launch.console)
     save_code(launch.run, launch.profile)
     for stage, missing in elements.items():
         mark_waiting(launch.run, stage, missing)
@@ -212,26 +217,6 @@ def submit_run(
     with submitting(launch.run):
         attempt = new_attempt(launch.run)
         return submit_stages(launch.run, launch.profile, title, elements, attempt, shared)
-
-
-def _note_code(launch: Launch) -> None:
-    """Note in run.json which code runs from now on; warn if it isn't the one before."""
-    before, now = read_json(launch.run.run_json).get("code"), code_version()
-    if before == now:
-        return
-    if before:
-        package = launch.run.root / "code" / "qa_dist"
-        names = changed_files(package) if package.is_dir() else []
-        named = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        launch.console.print(
-            f"warning: the code has changed since this run was last launched ({before} -> {now}"
-            f"{': ' if named else ''}{named}); what is still to do is done by the new one. For a "
-            "run of one code give name=..., or fresh=true to begin anew",
-            highlight=False,
-            soft_wrap=True,
-            markup=False,
-        )
-    update_run(launch.run, code=now)
 
 
 def missing_elements(

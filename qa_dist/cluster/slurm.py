@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,7 +36,6 @@ from qa_dist.profile import Profile, resources_of
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, check_name
 
-CODE = Path(__file__).resolve().parents[2]
 _PATH = re.compile(r"/[A-Za-z0-9_./@+=,:-]*")
 _EXPORTED = (
     "HOME USER LOGNAME PATH LANG LC_ALL LD_LIBRARY_PATH HF_HOME HF_HUB_CACHE SLURM_CONF "
@@ -352,22 +350,6 @@ def check_paths(run: RunDir) -> None:
                 f"{what}: {path} holds characters other than letters, digits and _./@+=,:- which "
                 "sbatch may misread; choose another place"
             )
-
-
-def save_code(run: RunDir, profile: Profile) -> None:
-    """Copy the code into the run: every attempt runs from there, whatever happens to this
-    checkout."""
-    code, temporary = run.root / "code", run.root / ".code.tmp"
-    env_file = Path(profile.env_file or CODE / "slurm" / "env.sh").expanduser()
-    if not env_file.is_file():
-        raise InputError(f"env_file={env_file}: there is no such file")
-    shutil.rmtree(temporary, ignore_errors=True)
-    keep = shutil.ignore_patterns("__pycache__", "*.pyc", "encoder", "*.json")
-    shutil.copytree(CODE / "qa_dist", temporary / "qa_dist", ignore=keep)
-    (temporary / "slurm").mkdir()
-    shutil.copy(env_file, temporary / "slurm" / "env.sh")
-    shutil.rmtree(code, ignore_errors=True)
-    temporary.rename(code)
 
 
 def states(run: RunDir) -> list[QueuedJob]:
