@@ -401,6 +401,14 @@ def test_every_other_setting_is_compared(path: str) -> None:
 # ---- what is shipped
 
 
+@pytest.mark.parametrize("path", sorted(PROFILES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_profiles(path: Path) -> None:
+    profile = load_profile(path.stem, PROFILES)
+    assert profile.name == path.stem
+    readme = (PROFILES.parent / "README.md").read_text()
+    assert f"`{path.stem}`" in readme
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_shipped_recipes(name: str) -> None:
     recipe = load_recipe(name, [], RECIPES)
