@@ -20,6 +20,7 @@ from qa_dist.cluster.heartbeats import is_on_slurm
 from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.slurm import check_not_live, read_submitted
 from qa_dist.cluster.stop import launch_again
+from qa_dist.files import read_json
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, check_private_folder
 
@@ -64,7 +65,9 @@ def retry(run: RunDir) -> int:
 
 def stages_of(run: RunDir) -> list[str]:
     """Return the stages up to the last one that the run was ever launched with."""
-    submitted = [STAGES.index(one.stage) for one in read_submitted(run)]
+    known = [one.stage for one in read_submitted(run)]
+    known += read_json(run.run_json).get("stages", ())  # some may not have been submitted yet
+    submitted = [STAGES.index(stage) for stage in known]
     return list(STAGES[: max(submitted, default=len(STAGES) - 1) + 1])
 
 

@@ -1,16 +1,12 @@
-"""Runs that were never run, made of the files that a run leaves; and a SLURM made of shell scripts,
-for what a real cluster does seldom."""
+"""Runs that were never run, made of the files that a run leaves."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from qa_dist.files import write_json
 from qa_dist.run_dir import RunDir, shard_name, step_name
@@ -31,13 +27,18 @@ class FakeRun:
         path.write_text(json.dumps({"state": state, **facts}))
 
     def submit(
-        self, stage: str, job: int, elements: Sequence[int] = (0,), is_array: bool = False
+        self,
+        stage: str,
+        job: int,
+        elements: Sequence[int] = (0,),
+        is_array: bool = False,
+        attempt: int = 1,
     ) -> None:
         """Note a job, and its elements as waiting."""
         path = self.run.jobs
         there = json.loads(path.read_text()) if path.exists() else []
         one = {"stage": stage, "job": job, "elements": list(elements), "after": []}
-        path.write_text(json.dumps([*there, {**one, "attempt": 1, "is_array": is_array}]))
+        path.write_text(json.dumps([*there, {**one, "attempt": attempt, "is_array": is_array}]))
         for element in elements:
             self.beat(stage, element, "waiting", step=0)
 
@@ -96,36 +97,3 @@ def fabricate(
     run.recipe.write_text("name: tiny\ntrain:\n  batch_windows: 8\n")
     (run.root / "profile.yaml").write_text(f"name: here\nwhere: {where}\n")
     return FakeRun(run)
-
-
-class FakeSlurm:
-    """Commands that answer what they are told to, first on PATH."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._folder = folder
-        folder.mkdir()
-        for name in ("squeue", "sacct", "scancel", "scontrol", "sinfo", "sbatch"):
-            self.answers(name, "")
-        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-
-    def answers(self, name: str, text: str, error: str = "", status: int | None = None) -> None:
-        """Have a command print `text`, or fail with `error`."""
-        (self._folder / f"{name}.out").write_text(text)
-        (self._folder / f"{name}.err").write_text(error)
-        here, code = self._folder / name, bool(error) if status is None else status
-        here.write_text(
-            f'#!/bin/sh\necho "$(basename $0) $*" >> {self._folder}/calls\n'
-            f"cat {here}.out\ncat {here}.err >&2\nexit {int(code)}\n"
-        )
-        here.chmod(0o700)
-
-    @property
-    def calls(self) -> list[str]:
-        """The commands that were called, with their words."""
-        path = self._folder / "calls"
-        return path.read_text().splitlines() if path.exists() else []
-
-
-def without_accounting(slurm: FakeSlurm) -> None:
-    """Answer as a cluster without accounting does."""
-    slurm.answers("sacct", "", "Slurm accounting storage is disabled")

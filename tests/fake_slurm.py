@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 _SBATCH = """#!/bin/sh
+echo "sbatch $*" >> {folder}/calls
 n=$(($(cat {folder}/count) + 1))
 [ -e {folder}/refuse-$n ] && {{ cat {folder}/refuse-$n >&2; exit 1; }}
 echo $n > {folder}/count
@@ -17,35 +18,50 @@ echo "Submitted batch job $((100 + n))"
 """
 _RECORD = """#!/bin/sh
 echo "{name} $*" >> {folder}/calls
-[ -e {folder}/{name}.error ] && {{ cat {folder}/{name}.error >&2; exit 1; }}
-[ -e {folder}/{name}.out ] && cat {folder}/{name}.out
-exit 0
+cat {folder}/{name}.out
+cat {folder}/{name}.err >&2
+exit $(cat {folder}/{name}.status)
 """
 
 
 class FakeSlurm:
-    """sbatch counts jobs from 101 and keeps scripts; the others print what the test gave them."""
+    """Commands first on PATH: sbatch counts jobs from 101 and keeps scripts; the others answer what
+    the test told them to, at first nothing."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         folder.mkdir()
         (folder / "count").write_text("0")
         self._write("sbatch", _SBATCH)
         for name in ("srun", "squeue", "sacct", "sacctmgr", "scontrol", "scancel", "sinfo"):
+            self.answers(name, "")
             self._write(name, _RECORD)
+        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
     def _write(self, name: str, text: str) -> None:
         path = self.folder / name
         path.write_text(text.format(folder=self.folder, name=name))
         path.chmod(0o700)
 
+    def answers(self, name: str, text: str, error: str = "", status: int | None = None) -> None:
+        """Let a command print `text` and, to stderr, `error`; with an error it fails."""
+        (self.folder / f"{name}.out").write_text(text)
+        (self.folder / f"{name}.err").write_text(error)
+        (self.folder / f"{name}.status").write_text(
+            str(int(bool(error)) if status is None else status)
+        )
+
     def says(self, name: str, text: str) -> None:
         """Let a command print `text`."""
-        (self.folder / f"{name}.out").write_text(text)
+        self.answers(name, text)
 
-    def fails(self, name: str, text: str) -> None:
-        """Let a command fail with `text`."""
-        (self.folder / f"{name}.error").write_text(text)
+    def fails(self, name: str, error: str) -> None:
+        """Let a command fail with `error`."""
+        self.answers(name, "", error)
+
+    def has_no_accounting(self) -> None:
+        """Answer as a cluster without accounting does."""
+        self.fails("sacct", "Slurm accounting storage is disabled")
 
     def refuses(self, number: int, text: str) -> None:
         """Let the nth sbatch fail."""
@@ -53,7 +69,7 @@ class FakeSlurm:
 
     @property
     def calls(self) -> list[str]:
-        """Command lines of all but sbatch."""
+        """The commands that were called, with their words."""
         path = self.folder / "calls"
         return path.read_text().splitlines() if path.exists() else []
 
@@ -70,8 +86,7 @@ class FakeSlurm:
 
 @pytest.fixture
 def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    fake = FakeSlurm(tmp_path / "fake-slurm")
-    monkeypatch.setenv("PATH", f"{fake.folder}:{os.environ['PATH']}")
+    fake = FakeSlurm(tmp_path / "fake-slurm", monkeypatch)
     partition = "PartitionName=low Default=YES State=UP MaxTime=UNLIMITED TotalNodes=9"
     fake.says("scontrol", f"MaxArraySize            = 4\n{partition}\n")
     return fake

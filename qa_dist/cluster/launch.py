@@ -167,15 +167,10 @@ class Look:
     def locate(self, recipe: Recipe) -> Recipe:
         """Return the recipe with its files' whole paths. Raises InputError if the ranks can't share
         its steps."""
+        from qa_dist.cluster.place import check_ranks
         from qa_dist.plan import locate_inputs
 
-        most, num_ranks = recipe.train.min_micro_batches_per_step, self._order.place.num_ranks
-        if num_ranks > most:
-            raise InputError(
-                f"train.min_micro_batches_per_step={most}: {num_ranks} ranks can't share a step "
-                "that is cut into fewer micro-batches; give "
-                f"train.min_micro_batches_per_step={num_ranks} (or fewer ranks)"
-            )
+        check_ranks(recipe, self._order.place.num_ranks)
         return locate_inputs(recipe, ROOT)
 
     def plan(self, recipe: Recipe) -> Plan:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,21 +27,22 @@ from qa_dist.cluster.queue import (
     max_array_size,
     queued_jobs,
     run_slurm,
+    slurmd_timeout_s,
 )
 from qa_dist.cluster.slurm_job import SlurmJob
 from qa_dist.files import read_json_if_there, write_json, write_text
+from qa_dist.lock import locked
 from qa_dist.profile import Profile, resources_of
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, check_name
 
-CODE = Path(__file__).resolve().parents[2]
 _PATH = re.compile(r"/[A-Za-z0-9_./@+=,:-]*")
 _EXPORTED = (
     "HOME USER LOGNAME PATH LANG LC_ALL LD_LIBRARY_PATH HF_HOME HF_HUB_CACHE SLURM_CONF "
     f"{faults.VARIABLE} {faults.LOG_VARIABLE}"
 ).split()
 """All that a job gets of the caller's environment: no secrets."""
-_WAIT_FOR_PEERS_S = 60
+_LOCK_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,17 @@ class Submitted:
     """The run beside this one whose job it is, as both need what it prepares; empty: this run's."""
 
 
+@contextmanager
+def submitting(run: RunDir) -> Iterator[None]:
+    """Let nobody else submit jobs of a run, or cancel them: a launch, its training, jobs/cancel.py.
+
+    Raises InputError naming who is at it.
+    """
+    what = "its jobs are being submitted or cancelled"
+    with locked(run.root / "jobs.lock", what, _LOCK_S, lambda text: None):
+        yield
+
+
 def submit_stages(
     run: RunDir,
     profile: Profile,
@@ -70,8 +81,8 @@ def submit_stages(
     attempt: int,
     shared: Sequence[Submitted] = (),
 ) -> list[Submitted]:
-    """Submit what is missing of each stage; return the jobs, in order, those of `shared` first:
-    prepare jobs of other runs, which this run's training waits for as well.
+    """Submit what is missing of each stage, within `submitting`; return the jobs, in order, those
+    of `shared` first: prepare jobs of other runs, which this run's training waits for as well.
 
     Raises InputError if SLURM refuses one; then none is left in the queue.
     """
@@ -129,6 +140,13 @@ def read_submitted(run: RunDir) -> list[Submitted]:
     """Return all that was ever submitted for a run, oldest first, with the prepare jobs of other
     runs that it waits for."""
     return [Submitted(**job) for job in read_json_if_there(run.jobs) or []]
+
+
+def submitted_since_training(run: RunDir) -> list[Submitted]:
+    """Return what was submitted since training last was, oldest first."""
+    jobs = read_submitted(run)
+    launched = max((one.attempt for one in jobs if one.stage == "train"), default=0)
+    return [one for one in jobs if one.attempt >= launched]
 
 
 def live_jobs(run: RunDir) -> list[QueuedJob]:
@@ -262,7 +280,7 @@ def make_executor(
         setup=_setup_lines(run, profile),
         srun_args=[
             "--export=ALL",  # of the job, which has only what sbatch was told to export
-            f"--wait={_WAIT_FOR_PEERS_S}",
+            f"--wait={_wait_for_peers_s()}",
             *([f"--cpus-per-task={asked.cpus_per_task}"] if asked.cpus_per_task else []),
         ],
         additional_parameters={
@@ -273,6 +291,15 @@ def make_executor(
         },
     )
     return executor
+
+
+def _wait_for_peers_s() -> int:
+    """Return how long srun lets ranks live on once one has ended: longer than SLURM takes to see
+    that a node is lost, since then it queues the job again; srun would end it as failed."""
+    try:
+        return slurmd_timeout_s() * 3 // 2 + 30
+    except QueueError:  # for a dry run; else sbatch fails as well
+        return 480
 
 
 def sbatch_script(run: RunDir, profile: Profile, title: str, stage: str) -> str:
@@ -323,22 +350,6 @@ def check_paths(run: RunDir) -> None:
                 f"{what}: {path} holds characters other than letters, digits and _./@+=,:- which "
                 "sbatch may misread; choose another place"
             )
-
-
-def save_code(run: RunDir, profile: Profile) -> None:
-    """Copy the code into the run: every attempt runs from there, whatever happens to this
-    checkout."""
-    code, temporary = run.root / "code", run.root / ".code.tmp"
-    env_file = Path(profile.env_file or CODE / "slurm" / "env.sh").expanduser()
-    if not env_file.is_file():
-        raise InputError(f"env_file={env_file}: there is no such file")
-    shutil.rmtree(temporary, ignore_errors=True)
-    keep = shutil.ignore_patterns("__pycache__", "*.pyc", "encoder", "*.json")
-    shutil.copytree(CODE / "qa_dist", temporary / "qa_dist", ignore=keep)
-    (temporary / "slurm").mkdir()
-    shutil.copy(env_file, temporary / "slurm" / "env.sh")
-    shutil.rmtree(code, ignore_errors=True)
-    temporary.rename(code)
 
 
 def states(run: RunDir) -> list[QueuedJob]:

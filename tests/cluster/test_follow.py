@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from fabricated import FakeRun, FakeSlurm, fabricate, without_accounting
+from fabricated import FakeRun, fabricate
+from fake_slurm import FakeSlurm
 
 from qa_dist.cluster import follow as follow_module
 from qa_dist.cluster.follow import choose_element, follow, print_logs
@@ -19,7 +20,7 @@ RUNNING = "2|N/A|RUNNING|None|n1|1|(null)\n"
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     fake = FakeSlurm(tmp_path / "bin", monkeypatch)
-    without_accounting(fake)
+    fake.has_no_accounting()
     monkeypatch.setattr(follow_module, "_POLL_S", 0.02)
     monkeypatch.setattr(follow_module, "_ASK_EVERY_S", 0.05)
     return fake

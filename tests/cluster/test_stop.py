@@ -7,7 +7,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from fabricated import DOWN, FakeRun, FakeSlurm, fabricate
+from fabricated import DOWN, FakeRun, fabricate
+from fake_slurm import FakeSlurm
 
 from qa_dist.cluster.stop import launch_again, stop_run
 from qa_dist.files import read_json
@@ -51,6 +52,15 @@ def test_stages_before_the_one_named_go_on(fake: FakeRun, slurm: FakeSlurm) -> N
     assert read_json(fake.run.run_json)["cancelled"] == [3]
     with pytest.raises(InputError, match="eval: no such stage; expected one of prepare"):
         stop_run(fake.run, "eval")
+
+
+def test_training_that_goes_on_has_later_checkpoints_evaluated(
+    fake: FakeRun, slurm: FakeSlurm
+) -> None:
+    fake.run.recipe.write_text("evaluation:\n  when: each_checkpoint\n")
+    slurm.answers("squeue", QUEUE)
+    assert "has later checkpoints evaluated" in stop_run(fake.run, "evaluate")[1]
+    assert not any("later" in line for line in stop_run(fake.run))
 
 
 def test_nothing_alive_is_said_and_nothing_called(fake: FakeRun, slurm: FakeSlurm) -> None:

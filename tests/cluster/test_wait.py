@@ -73,6 +73,6 @@ def test_s01_a_controller_that_is_down_does_not(fake_slurm: FakeSlurm, run: RunD
     looking.start()
     looking.join(1.0)
     assert looking.is_alive(), "it goes on looking"
-    (fake_slurm.folder / "squeue.error").unlink()
+    fake_slurm.says("squeue", "")
     looking.join(20)
     assert ended, "and ends once the controller answers that there is no such job"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fabricated import FakeSlurm, fabricate
+from fabricated import fabricate
+from fake_slurm import FakeSlurm
 
 from jobs import cancel
 

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fabricated import DOWN, FakeRun, FakeSlurm, fabricate
+from fabricated import DOWN, FakeRun, fabricate
+from fake_slurm import FakeSlurm
 
 from jobs import retry
 from qa_dist.cluster import pipeline
@@ -70,7 +71,9 @@ def test_only_what_is_missing_is_submitted(
     slurm.answers("scontrol", partition)
     asked = []
 
-    def submit(run: RunDir, profile: object, title: str, elements: object, attempt: int) -> object:
+    def submit(
+        run: RunDir, profile: object, title: str, elements: object, attempt: int, shared: object
+    ) -> object:
         asked.append((title, elements, profile))
         return [Submitted("evaluate", 9, [0], [], attempt, False)]
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from fabricated import FakeRun, FakeSlurm, fabricate, without_accounting
+from fabricated import FakeRun, fabricate
+from fake_slurm import FakeSlurm
 
 from qa_dist.run_dir import SweepDir
 from qa_dist.sweep import Member, write_sweep
@@ -34,7 +35,7 @@ status = load_script("status")
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRun:
     slurm = FakeSlurm(tmp_path / "bin", monkeypatch)
-    without_accounting(slurm)
+    slurm.has_no_accounting()
     slurm.answers("squeue", "2|N/A|RUNNING|None|n1|1|(null)\n")
     fake = fabricate(tmp_path)
     fake.prepare(0)

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from slurm_cases import SlurmCase
 from slurm_clusters import PREFIX, Cluster, running, tool
+
+from qa_dist.run_dir import RunDir
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,3 +49,18 @@ def plain_cluster(shared_plain_cluster: Cluster) -> Iterator[Cluster]:
     shared_plain_cluster.up()
     yield shared_plain_cluster
     shared_plain_cluster.cancel_all()
+
+
+@pytest.fixture
+def case(cluster: Cluster, launch_words: list[str], tmp_path: Path) -> SlurmCase:
+    return SlurmCase(cluster, launch_words, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    shared_cluster: Cluster, launch_words: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> RunDir:
+    """A run on two nodes that nothing interrupted. For reading only."""
+    case = SlurmCase(shared_cluster, launch_words, tmp_path_factory.mktemp("undisturbed"))
+    case.goes_on_to_the_end()
+    return case.run
