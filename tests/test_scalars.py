@@ -13,9 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
 
 from qa_dist import scalars
-from qa_dist.scalars import ScalarWriter, read_scalars, rebuild_tensorboard, write_scores
+from qa_dist.scalars import (
+    ScalarWriter,
+    read_scalars,
+    rebuild_tensorboard,
+    write_hparams,
+    write_scores,
+)
 
 SOURCE = Path(__file__).parents[1]
 
@@ -195,3 +202,15 @@ def test_needs_no_torch(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(tmp_path)]
     result = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert result.stdout == "False False\n", result.stderr
+
+
+def test_hyper_parameters_and_results_are_one_row_however_often_written(tmp_path: Path) -> None:
+    settings = {"train.seed": 3, "model.lower_case": True, "model.name": "bert", "train.rate": 1e-5}
+    for f1 in (50.0, 60.0):
+        write_hparams(tmp_path, settings, 8, {"final/f1": f1})
+    assert curve(tmp_path / "hparams", "final/f1") == [(8, 60.0)]
+    assert len(list((tmp_path / "hparams").iterdir())) == 1
+    events = EventAccumulator(str(tmp_path / "hparams")).Reload()
+    found = events.SummaryMetadata("_hparams_/session_start_info").plugin_data
+    hparams = parse_session_start_info_plugin_data(found.content).hparams
+    assert {k: getattr(v, v.WhichOneof("kind")) for k, v in hparams.items()} == settings

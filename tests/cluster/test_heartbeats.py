@@ -38,6 +38,15 @@ def test_markers_say_what_is_done_and_heartbeats_what_was_said(fake: FakeRun) ->
     assert dev.is_done and dev.index == 2
 
 
+def test_of_shared_data_the_run_that_prepares_it_tells(tmp_path: Path, fake: FakeRun) -> None:
+    other = fabricate(tmp_path, num_shards=2, name="two")
+    fake.submit("prepare", 7, range(2), is_array=True)
+    fake.beat("prepare", 1, "failed", error="no room")
+    other.submit("prepare", 7, range(2), is_array=True)
+    other.run.jobs.write_text(other.run.jobs.read_text().replace("{", '{"of": "one", '))
+    assert [one.said for one in read_elements(other.run, "prepare")] == ["waiting", "failed", ""]
+
+
 def test_a_torn_heartbeat_says_nothing(fake: FakeRun) -> None:
     fake.beat("train", 0, "running")
     fake.run.status_file("train", 0).write_text('{"state": "runn')

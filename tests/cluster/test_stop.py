@@ -75,6 +75,25 @@ def test_a_silent_queue_cancels_nothing(fake: FakeRun, slurm: FakeSlurm) -> None
         stop_run(fake.run)
 
 
+def test_what_other_runs_wait_for_is_left_alone(tmp_path: Path, slurm: FakeSlurm) -> None:
+    owner, other = (fabricate(tmp_path, name=name) for name in ("seed_1", "seed_2"))
+    owner.submit("prepare", 7)
+    owner.submit("train", 8)
+    other.submit("prepare", 7)
+    other.run.jobs.write_text(other.run.jobs.read_text().replace("{", '{"of": "seed_1", '))
+    other.submit("train", 9)
+    lines = [f"{job}|N/A|PENDING|Priority||N/A|(null)\n" for job in (7, 8, 9)]
+    slurm.answers("squeue", "".join(lines))
+    said = stop_run(owner.run)
+    assert said[0] == "left alone: job 7, as seed_2 wait for its data (scancel 7 ends it)"
+    assert said[1] == "cancelled train: job 8 (pending)"
+    assert stop_run(other.run)[0] == "cancelled train: job 9 (pending)"
+    assert [call for call in slurm.calls if call.startswith("scancel")] == [
+        "scancel 8",
+        "scancel 9",
+    ]
+
+
 def test_of_a_local_run_the_process_is_named(tmp_path: Path) -> None:
     fake = fabricate(tmp_path, where="local")
     assert stop_run(fake.run) == ["nothing to cancel: no process of this machine works for it"]

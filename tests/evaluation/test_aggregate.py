@@ -247,6 +247,7 @@ def test_tensorboard_is_rebuilt_from_the_scores_alone(copied: RunDir) -> None:
     scores = read_json(copied.scores_file(8))["scores"]
     assert points["dev/f1"] == [(8, pytest.approx(scores["tuned"]["f1"]))]
     assert points["dev_oracle/em"] == [(8, pytest.approx(scores["oracle"]["em"]))]
+    assert len(list((copied.tensorboard / "hparams").iterdir())) == 1
 
 
 # ---- figures and thresholds

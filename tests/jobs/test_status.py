@@ -14,6 +14,9 @@ import pytest
 from fabricated import FakeRun, fabricate
 from fake_slurm import FakeSlurm
 
+from qa_dist.run_dir import SweepDir
+from qa_dist.sweep import Member, write_sweep
+
 ROOT = Path(__file__).resolve().parents[2]
 MAX_CPU_S = 0.5
 
@@ -40,12 +43,27 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRun:
     return fake
 
 
-@pytest.mark.parametrize("name", ["status", "logs", "cancel", "retry"])
+@pytest.fixture
+def sweep(fake: FakeRun, tmp_path: Path) -> str:
+    """A sweep with the run that trains, one that is done and one that isn't begun."""
+    done = fabricate(tmp_path, name="two")
+    done.train(8, 8)
+    done.score(8)
+    members = [Member(name, {"train.seed": n}) for n, name in enumerate(("one", "two", "three"))]
+    write_sweep(SweepDir(tmp_path / "runs" / "tiny" / "many.sweep"), "tiny", members)
+    return "tiny/many"
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("status", "tiny/one"), ("status", "tiny/many"), ("logs", "tiny/one")]
+    + [(name, "tiny/one") for name in ("cancel", "retry")],
+)
 def test_each_starts_at_once_without_anything_heavy(
-    name: str, fake: FakeRun, tmp_path: Path
+    name: str, word: str, fake: FakeRun, sweep: str, tmp_path: Path
 ) -> None:
     code = (
-        f"import runpy, sys; sys.argv = ['{name}.py', 'tiny/one', 'runs_dir={tmp_path}/runs']\n"
+        f"import runpy, sys; sys.argv = ['{name}.py', '{word}', 'runs_dir={tmp_path}/runs']\n"
         f"try: runpy.run_path('jobs/{name}.py', run_name='__main__')\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'numpy', 'submitit', 'omegaconf'} & set(sys.modules)\n"
@@ -69,6 +87,19 @@ def test_one_run_and_all_runs(
     assert status.main([runs_dir]) == 0
     out = capsys.readouterr().out
     assert "tiny/one" in out and "tiny/two" in out
+
+
+def test_a_sweep_shows_its_runs_and_results(
+    sweep: str, fake: FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status.main([sweep, f"runs_dir={tmp_path}/runs"]) == 0
+    out = capsys.readouterr().out
+    assert "tiny/one" in out and "running" in out and "not begun: three" in out
+    assert "tiny/many: 1 of 3 runs are done" in out and "70.5" in out
+    assert status.main([sweep, f"runs_dir={tmp_path}/runs", "--json"]) == 0
+    assert [run["name"] for run in json.loads(capsys.readouterr().out)] == ["one", "two"]
+    fake.beat("train", 0, "failed", error="no kernel image")
+    assert status.main([sweep, f"runs_dir={tmp_path}/runs"]) == 1
 
 
 def test_json_is_for_programs(
