@@ -55,6 +55,8 @@ class SlurmJob(StageJob):
         }
         if self.interface:
             environ |= {"GLOO_SOCKET_IFNAME": self.interface, "NCCL_SOCKET_IFNAME": self.interface}
+        if environ["WORLD_SIZE"] == "1":
+            del environ["LOCAL_RANK"]  # with it Accelerate would look for peers, at no address
         if not self.has_gpus:
             environ["CUDA_VISIBLE_DEVICES"] = ""
         return environ

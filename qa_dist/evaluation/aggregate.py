@@ -40,7 +40,6 @@ from qa_dist.lock import locked
 from qa_dist.recipe import Recipe
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
-from qa_dist.rotation import rotate
 from qa_dist.run_dir import RunDir, step_name
 from qa_dist.scalars import write_hparams, write_scores
 from qa_dist.tasks import TASKS, Task
@@ -127,6 +126,8 @@ def _is_to_come(run: RunDir, step: int, is_over: bool) -> bool:
 
 def _rotate(run: RunDir, recipe: Recipe) -> None:
     """Delete the checkpoints that were only kept to be evaluated."""
+    from qa_dist.rotation import rotate  # and torch with it, which the rest doesn't need
+
     for last in finished_steps(run)[-1:]:
         state = read_json(run.checkpoints / step_name(last) / "train_state.json")
         best = int(state.get("best_step", 0))

@@ -96,6 +96,17 @@ class SlurmCase:
         return fired(self.log)
 
 
+def scores(run: RunDir) -> dict[str, Any]:
+    """EM, F1 and intervals of each step; thresholds are logits, whose last digits may differ."""
+    return {
+        path.name: {
+            name: {key: value for key, value in figures.items() if key != "threshold"}
+            for name, figures in read_json(path)["scores"].items()
+        }
+        for path in sorted(run.scores.glob("*.json"))
+    }
+
+
 def slowly(fault: str = "") -> str:
     """A fault to inject, beside steps that take long enough to be met."""
     slow = "point=train.step;action=sleep:0.5;times=1000"
