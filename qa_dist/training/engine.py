@@ -57,10 +57,11 @@ class Engine:
         # Encoders' buffers are constants (position ids); sending them would be a collective in each
         # forward.
         handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
-        if self.world_size > 1:
+        meeting = os.environ.get(rendezvous.VARIABLE)
+        if self.world_size > 1 or meeting:  # a job's only rank as well, since RANK is set
             backend = "gloo" if on_cpu else "nccl"
             timeout = timedelta(seconds=float(os.environ.get(TIMEOUT_VARIABLE, "300")))
-            if meeting := os.environ.get(rendezvous.VARIABLE):
+            if meeting:
                 if not on_cpu:
                     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
                 patience = max(timeout, timedelta(seconds=_MEET_S))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,6 +66,25 @@ def test_one_rank_has_all_items_and_its_own_values(engine: Engine) -> None:
     assert engine.broadcast({"a": 1}) == {"a": 1}
     assert engine.sum_over_ranks(torch.tensor([2.0])).item() == 2.0
     engine.barrier()
+
+
+def test_the_only_rank_of_a_cluster_job_needs_no_address(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")  # given back at the end
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("QA_DIST_RENDEZVOUS", str(tmp_path / "rendezvous-1-0.json"))
+    threads = torch.get_num_threads()
+    engine = Engine("fp32")
+    assert (engine.rank, engine.world_size) == (0, 1)
+    engine.close()
+    torch.set_num_threads(threads)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rank_r_of_w_takes_r_and_each_w_th_after_it(engine: Engine) -> None:
