@@ -21,6 +21,7 @@ from qa_dist.cluster.queue import is_answering
 from qa_dist.files import write_text
 from qa_dist.profile import Profile
 from qa_dist.recipe import Recipe
+from qa_dist.recipe_fields import slots
 from qa_dist.recipe_loading import (
     ProblemsError,
     load_profile,
@@ -60,6 +61,13 @@ LAUNCH_KEYS = {
     "runs_dir": "where runs are kept (default runs)",
     "prepared_dir": "where prepared data is kept, shared by runs (default prepared)",
 }
+
+PROFILE_KEYS = [
+    path
+    for path, slot in slots(Profile).items()
+    if slot.kind == "value" and path not in ("name", "where", *LAUNCH_KEYS)
+]
+"""What a launch may say otherwise than its profile, beside the launch keys."""
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -303,15 +311,14 @@ def wait_for(run: RunDir, stages: Sequence[str], console: Console) -> str:
 
 
 def read_profile(keys: Mapping[str, str]) -> Profile:
-    """Return the profile, with what the command line says of ranks and GPUs."""
+    """Return the profile, with what the command line says otherwise."""
     name = keys.get("profile", "auto")
     has_slurm = shutil.which("sbatch") is not None
     if name == "auto":
         has_slurm = has_slurm and is_answering()
         name = "slurm" if has_slurm else "local"
-    overrides = [
-        f"{key}={keys[key]}" for key in ("nodes", "gpus_per_node", "ranks_per_node") if key in keys
-    ]
+    of_profile = ("nodes", "gpus_per_node", "ranks_per_node", *PROFILE_KEYS)
+    overrides = [f"{key}={keys[key]}" for key in of_profile if key in keys]
     profile = load_profile(name, PROFILES, overrides)
     if profile.where == "slurm" and not has_slurm:
         raise InputError(
