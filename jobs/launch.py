@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(sys.path.pop(0))  # this folder last: its tensorboard.py is no package
 sys.path.insert(0, str(ROOT))
 
-from qa_dist.cluster.launch import LAUNCH_KEYS, RECIPES, launch  # noqa: E402
+from qa_dist.cluster.launch import LAUNCH_KEYS, PROFILE_KEYS, RECIPES, launch  # noqa: E402
+from qa_dist.profile import Profile  # noqa: E402
 from qa_dist.recipe_loading import list_recipes, split_arguments  # noqa: E402
 from qa_dist.records import InputError  # noqa: E402
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
         print_help()
         return 0
     try:
-        keys, overrides = split_arguments(argv, LAUNCH_KEYS)
+        keys, overrides = split_arguments(argv, [*LAUNCH_KEYS, *PROFILE_KEYS])
         if keys.get("recipe") == "?":
             print_recipes()
             return 0
@@ -53,6 +54,12 @@ def print_help() -> None:
     )
     for setting in describe_fields():
         print(f"  {setting.path}={setting.default}\n      {setting.doc}")
+    print("\nAny setting of the profile, e.g. partition=gpu timeout_min=60 evaluate.mem_gb=32:")
+    for setting in describe_fields(Profile):
+        if setting.path in PROFILE_KEYS and "." not in setting.path:
+            print(f"  {setting.path}={setting.default}\n      {setting.doc}")
+    of_stages = [path.partition(".")[2] for path in PROFILE_KEYS if path.startswith("prepare.")]
+    print(f"  and for prepare, evaluate or aggregate alone: {', '.join(of_stages)}")
 
 
 def print_recipes() -> None:

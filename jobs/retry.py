@@ -19,7 +19,8 @@ from qa_dist.cluster.find_runs import find_run, read_words
 from qa_dist.cluster.heartbeats import is_on_slurm
 from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.stop import launch_again
-from qa_dist.cluster.submitted import check_not_live, is_cut_short, read_planned
+from qa_dist.cluster.submitted import check_not_live, is_cut_short, read_submitted
+from qa_dist.files import read_json
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, check_private_folder
 
@@ -65,7 +66,9 @@ def retry(run: RunDir) -> int:
 
 def stages_of(run: RunDir) -> list[str]:
     """Return the stages up to the last one that the run was ever launched with."""
-    submitted = [STAGES.index(one.stage) for one in read_planned(run)]
+    known = [one.stage for one in read_submitted(run)]
+    known += read_json(run.run_json).get("stages", ())  # some may not have been submitted yet
+    submitted = [STAGES.index(stage) for stage in known]
     return list(STAGES[: max(submitted, default=len(STAGES) - 1) + 1])
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from qa_dist import faults, files
+from qa_dist.code_version import code_version
 from qa_dist.files import BrokenFileError
 from qa_dist.records import InputError
 from qa_dist.run_dir import step_name
@@ -92,7 +94,8 @@ def save_checkpoint(
         faults.reach("checkpoint.after_rename", step)
         check_fence()
         facts = {"step": step, "attempt": attempt, "identity": dict(identity)}
-        files.write_marker(final, **facts, facts_sha256=_facts_sha256(facts))
+        hashed = _facts_sha256(facts)
+        files.write_marker(final, **facts, code=code_version(), facts_sha256=hashed)
         faults.reach("checkpoint.after_marker", step)
     except OSError as error:
         _delete_quietly(temporary)
@@ -208,6 +211,24 @@ def load_checkpoint(path: Path, hashes: bool = True) -> Checkpoint:
     )
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Keep one checkpoint from being deleted by prune_checkpoints(), however this process ends.
+
+    A lock on its marker, shared by all who read. Raises BrokenFileError if there is no marker.
+    """
+    try:
+        stream = (path / files.MARKER).open("rb")
+    except (FileNotFoundError, NotADirectoryError):
+        raise BrokenFileError(
+            f"{path}: has no {files.MARKER}; it was deleted, or never finished"
+        ) from None
+    with stream:
+        with contextlib.suppress(OSError):  # no locks here, but reading goes on
+            fcntl.flock(stream, fcntl.LOCK_SH)
+        yield
+
+
 def load_model_state(path: Path) -> dict[str, Tensor]:
     """Verify and read the weights alone, e.g. to evaluate; the optimizer is not even hashed.
 
@@ -304,10 +325,11 @@ def prune_checkpoints(
 ) -> list[int]:
     """Delete all but the newest `keep_last` whole checkpoints, `best_step` and `protected`.
 
-    Only what is older than a verified one goes: `verified_step` (just written or found by this
-    process) by its sizes, any other by its hashes. Remains of killed saves (unmarked folders,
-    temporary ones of attempts up to `attempt`) go too. Returns the steps that are gone; one that
-    can't be deleted now (a file is still open, on NFS) is left unmarked for the next time.
+    Only what is older than a verified one, and what nobody is reading(), goes: `verified_step`
+    (just written or found by this process) is verified by its sizes, any other by its hashes.
+    Remains of killed saves (unmarked folders, temporary ones of attempts up to `attempt`) go too.
+    Returns the steps that are gone; one that can't be deleted now (a file is still open, on NFS) is
+    left unmarked for the next time.
     """
     if keep_last < 1:
         raise ValueError(f"keep_last={keep_last}: at least one checkpoint has to stay")
@@ -329,9 +351,12 @@ def prune_checkpoints(
 
 
 def _delete_checkpoint(path: Path, step: int) -> None:
-    """Un-mark, then delete; a link is removed, what it points to is not."""
+    """Un-mark, then delete; a link is removed, what it points to is not. Raises BlockingIOError if
+    somebody reads it."""
     if not path.is_symlink():
-        (path / files.MARKER).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError), (path / files.MARKER).open("r+b") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (path / files.MARKER).unlink()
         files.sync_folder(path)
         faults.reach("rotate.after_unmark", step)
         (path / OPTIMIZER).unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -96,6 +97,18 @@ def read_status(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return {}
     return status if isinstance(status, dict) else {}
+
+
+def read_setting(path: Path, name: str) -> str:
+    """Return a setting of recipe.yaml or profile.yaml as we wrote it there; empty: not there.
+
+    A YAML reader takes longer to load than all else that a status needs.
+    """
+    try:
+        match = re.search(rf"^\s*{name}: (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return ""
+    return match[1].strip() if match else ""
 
 
 def own_process() -> dict[str, Any]:

@@ -17,7 +17,8 @@ TASKS = ("squad", "coqa")
 HEADS = ("span",)
 PRECISIONS = ("auto", "bf16", "fp32")
 BAD_RECORD_POLICIES = ("skip", "stop")
-EVALUATE_WHEN = ("at_end",)
+EVALUATE_WHEN = ("at_end", "each_checkpoint")
+ENGINES = ("ddp", "fsdp", "zero1", "zero2", "zero3")
 MAX_TEXT_CHARS = 4096  # Linux's PATH_MAX: longer than any path that can be opened
 
 
@@ -105,6 +106,9 @@ class Train:
     """Global gradient norm is clipped to this; 0: not clipped."""
     precision: str = "auto"
     """"bf16" (autocast, weights in fp32), "fp32", or "auto": bf16 where it's computed natively."""
+    engine: str = "ddp"
+    """"ddp": all on each rank; sharded over ranks: "fsdp" all, DeepSpeed's "zero1" the moments,
+    "zero2" gradients too, "zero3" weights too. A run may go on with another one."""
     seed: int = 42
     """Seeds order, dropout and the new head's weights."""
     checkpoint_every_steps: int = 500
@@ -122,7 +126,8 @@ class Evaluation:
     """What is scored, and how answers are chosen."""
 
     when: str = "at_end"
-    """"at_end": all kept checkpoints, after training."""
+    """"at_end": all kept checkpoints, after training. "each_checkpoint": each one, on SLURM while
+    training goes on; none is deleted before it is evaluated, whatever `keep_checkpoints` says."""
     n_best: int = 20
     """Candidates kept for each question."""
     max_answer_tokens: int = 30
@@ -210,6 +215,7 @@ CHOICES = {
     "data.on_bad_record": BAD_RECORD_POLICIES,
     "model.head": HEADS,
     "train.precision": PRECISIONS,
+    "train.engine": ENGINES,
     "evaluation.when": EVALUATE_WHEN,
 }
 
@@ -222,6 +228,12 @@ def check_recipe(recipe: Recipe) -> list[str]:
     if not recipe.model.name:
         faults.append("model.name=: expected a hub name or a folder; give model.name=...")
     return [*faults, *_check_windowing(recipe.data), *_check_steps(recipe)]
+
+
+def is_periodic(step: int, every: int, last: int) -> bool:
+    """Return whether a checkpoint belongs to the run's course, each `every` steps and after the
+    last; others were written because of a stop."""
+    return step % every == 0 or step == last
 
 
 def text_fault(text: str) -> str:

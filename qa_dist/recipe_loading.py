@@ -30,6 +30,7 @@ MAY_CHANGE = {
     "train.log_every_steps": "what is written down, not what is trained",
     "train.checkpoint_every_steps": "which steps are kept; saving draws no random numbers",
     "train.keep_checkpoints": "which steps are kept",
+    "train.engine": "where weights and moments lie; checkpoints hold them whole",
     "sources.0.train": "the bytes count, not where they lie; the fingerprint covers them",
     "sources.0.dev": "the same",
     "data.num_shards": "the content of prepared data doesn't depend on it (design 6)",

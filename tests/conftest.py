@@ -17,8 +17,10 @@ from zygote import Zygote
 
 from qa_dist.run_dir import RunDir
 
-# Started in the background by a shell, we would ignore Ctrl-C, and so would all that tests start.
+# Started in the background by a shell, or by nohup, we would ignore these, and so would all that
+# tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "qa_dist" / "sample"

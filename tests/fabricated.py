@@ -27,13 +27,18 @@ class FakeRun:
         path.write_text(json.dumps({"state": state, **facts}))
 
     def submit(
-        self, stage: str, job: int, elements: Sequence[int] = (0,), is_array: bool = False
+        self,
+        stage: str,
+        job: int,
+        elements: Sequence[int] = (0,),
+        is_array: bool = False,
+        attempt: int = 1,
     ) -> None:
         """Note a job, and its elements as waiting."""
         path = self.run.jobs
         there = json.loads(path.read_text()) if path.exists() else []
         one = {"stage": stage, "job": job, "elements": list(elements), "after": []}
-        path.write_text(json.dumps([*there, {**one, "attempt": 1, "is_array": is_array}]))
+        path.write_text(json.dumps([*there, {**one, "attempt": attempt, "is_array": is_array}]))
         for element in elements:
             self.beat(stage, element, "waiting", step=0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,13 @@ def windows_sha256(run: RunDir, step: int = 8) -> str:
 
 def artefacts(run: RunDir) -> dict[str, str]:
     """Return the sha256 of each file of a run but attempts' own: status, logs, locks, run.json."""
-    passing = {"status", "logs", "run.json", "launch.lock", "train.lock", "run.lock"}
+    passing = {"status", "logs", "run.json"}
     return {
         str(path.relative_to(run.root)): file_sha256(path)
         for path in sorted(run.root.rglob("*"))
-        if path.is_file() and path.relative_to(run.root).parts[0] not in passing
+        if path.is_file()
+        and path.suffix != ".lock"
+        and path.relative_to(run.root).parts[0] not in passing
     }
 
 
@@ -145,10 +148,19 @@ def add_noisy_checkpoint(run: RunDir, step: int = 8, seed: int = 3) -> None:
     save_checkpoint(run.checkpoints, step, state, {}, {"step": step}, identity, attempt=1)
 
 
+def with_each_checkpoint(run: RunDir, every: int) -> None:
+    """Have a run evaluate each checkpoint, of which there is one each so many steps."""
+    text = run.recipe.read_text()
+    text = re.sub(r"when: \w+", "when: each_checkpoint", text)
+    run.recipe.write_text(
+        re.sub(r"checkpoint_every_steps: \d+", f"checkpoint_every_steps: {every}", text)
+    )
+
+
 def evaluate_all(run: RunDir) -> None:
     """Do the elements of the evaluate stage in this process."""
     from qa_dist.evaluation.elements import elements as evaluate_elements
     from qa_dist.evaluation.predict import evaluate_element
 
-    for element in range(len(evaluate_elements(run))):
+    for element in evaluate_elements(run):
         evaluate_element(run, element)

@@ -24,11 +24,13 @@ from qa_dist.checkpoint import (
     load_checkpoint,
     load_model_state,
     prune_checkpoints,
+    reading,
     save_checkpoint,
     weights_sha256,
 )
 from qa_dist.files import BrokenFileError
 from qa_dist.records import InputError
+from qa_dist.run_dir import step_name
 
 IDENTITY = {"run_id": "run-a", "recipe_sha256": "aaaa"}
 
@@ -357,6 +359,18 @@ def test_verified_step_saves_the_hashing(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(files, "file_sha256", lambda path: hashed.append(path) or "")
     assert prune_checkpoints(tmp_path, 1, None, attempt=0, verified_step=2) == [1]
     assert not hashed
+
+
+def test_e04_what_somebody_reads_is_deleted_only_afterwards(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    with reading(tmp_path / step_name(1)), reading(tmp_path / step_name(1)):
+        assert prune_checkpoints(tmp_path, 1, None, attempt=0) == [2]
+        assert load_model_state(tmp_path / step_name(1))
+    assert prune_checkpoints(tmp_path, 1, None, attempt=0) == [1]
+    lease = reading(tmp_path / step_name(1))
+    with pytest.raises(BrokenFileError, match="it was deleted, or never finished"), lease:
+        pass
 
 
 def test_removes_remains_but_nothing_of_a_newer_attempt(tmp_path: Path) -> None:

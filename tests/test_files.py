@@ -293,3 +293,11 @@ print("done", calls)
 
 def test_a_heartbeat_can_say_whose_it_is() -> None:
     assert own_process() == {"host": socket.gethostname(), "pid": os.getpid()}
+
+
+def test_a_setting_is_read_without_a_yaml_reader(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: tiny\ntrain:\n  batch_windows: 8\n  a_batch_windows: 9\n")
+    assert files.read_setting(path, "batch_windows") == "8"
+    assert files.read_setting(path, "other") == ""
+    assert files.read_setting(tmp_path / "none.yaml", "name") == ""

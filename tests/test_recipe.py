@@ -64,7 +64,7 @@ def test_defaults_need_only_sources_and_a_model() -> None:
         ("data.on_bad_record", "ignore", "one of skip, stop"),
         ("model.attention_dropout", 1.0, "less than 1"),
         ("model.head", "spam", "one of span"),
-        ("evaluation.when", "never", "one of at_end"),
+        ("evaluation.when", "never", "one of at_end, each_checkpoint"),
         ("evaluation.n_best", 0, "at least 1"),
         ("sources.task", "ner", "one of squad, coqa"),
         ("sources.heldout_fraction", 1.0, "a share"),

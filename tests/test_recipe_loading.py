@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qa_dist.recipe import LIMITS, Recipe, check_recipe
+from qa_dist.recipe import CHOICES, LIMITS, Recipe, check_recipe
 from qa_dist.recipe_fields import leaf_paths
 from qa_dist.recipe_loading import (
     MAY_CHANGE,
@@ -315,8 +315,7 @@ def _default_of(path: str) -> Any:
 FREE = [
     path
     for path in leaf_paths(Recipe)
-    if path.replace("sources.0.", "sources.") not in ("name", "sources.task")
-    and path not in ("data.on_bad_record", "model.head", "train.precision", "evaluation.when")
+    if path != "name" and path.replace("sources.0.", "sources.") not in CHOICES
 ]
 
 
@@ -400,6 +399,14 @@ def test_every_other_setting_is_compared(path: str) -> None:
 
 
 # ---- what is shipped
+
+
+@pytest.mark.parametrize("path", sorted(PROFILES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_profiles(path: Path) -> None:
+    profile = load_profile(path.stem, PROFILES)
+    assert profile.name == path.stem
+    readme = (PROFILES.parent / "README.md").read_text()
+    assert f"`{path.stem}`" in readme
 
 
 @pytest.mark.parametrize("name", NAMES)

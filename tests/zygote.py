@@ -207,9 +207,9 @@ def _shift_learning_rate() -> None:
 
 
 def _forget_moments() -> None:
-    from qa_dist.training import loop
+    from qa_dist.training import layout
 
-    loop.load_optimizer_tensors = lambda *_: None
+    layout.load_optimizer_tensors = lambda *_: None
 
 
 BREAKS: dict[str, Callable[[], None]] = {

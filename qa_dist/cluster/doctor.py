@@ -34,7 +34,8 @@ from qa_dist.cluster.probe import (
 from qa_dist.cluster.queue import QueuedJob, QueueError, cancel, queued_jobs, run_slurm
 from qa_dist.cluster.reasons import is_running, why_waiting
 from qa_dist.cluster.run_logs import last_lines
-from qa_dist.cluster.slurm import check_paths, make_job, save_code, submit_command
+from qa_dist.cluster.slurm import check_paths, make_job, submit_command
+from qa_dist.cluster.snapshot import save_code
 from qa_dist.profile import Profile
 from qa_dist.recipe import Recipe
 from qa_dist.run_dir import RunDir, make_private_folder

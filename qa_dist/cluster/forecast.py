@@ -33,9 +33,9 @@ def print_forecast(
     }
     steps_per_epoch = math.ceil(windows["train"] / recipe.train.batch_windows)
     steps = recipe.train.max_steps or max(1, round(recipe.train.epochs * steps_per_epoch))
-    checkpoints = min(
-        math.ceil(steps / recipe.train.checkpoint_every_steps), recipe.train.keep_checkpoints + 1
-    )
+    checkpoints = math.ceil(steps / recipe.train.checkpoint_every_steps)
+    if recipe.evaluation.when == "at_end":
+        checkpoints = min(checkpoints, recipe.train.keep_checkpoints + 1)
     shards = sum(prepared.num_shards.values())
     num_eval = (shards - prepared.num_shards["train"]) * checkpoints
     missing = sum(len(prepared.missing(split)) for split in prepared.num_shards)

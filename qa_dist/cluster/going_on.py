@@ -16,6 +16,7 @@ from qa_dist.cluster.submitted import (
     live_jobs,
     read_planned,
     save_submitted,
+    submitting,
 )
 from qa_dist.profile import Profile
 from qa_dist.recipe import Recipe
@@ -31,6 +32,11 @@ def submit_rest(run: RunDir, recipe: Recipe, profile: Profile) -> list[Submitted
     """
     if not is_cut_short(run):
         return []
+    with submitting(run):
+        return _submit_rest(run, recipe, profile)
+
+
+def _submit_rest(run: RunDir, recipe: Recipe, profile: Profile) -> list[Submitted]:
     try:
         find_lost(run)
         is_alive = bool(live_jobs(run))

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qa_dist.cluster.submitted import Submitted, read_submitted
+from qa_dist.cluster.submitted import Submitted, read_submitted, submitted_since_training
 from qa_dist.data.prepared import read_prepared
 from qa_dist.evaluation.elements import elements as evaluate_elements
-from qa_dist.evaluation.elements import finished_steps, marker_file
-from qa_dist.files import MARKER, read_status
+from qa_dist.evaluation.elements import finished_steps, is_each_checkpoint, marker_file
+from qa_dist.files import MARKER, read_setting, read_status
 from qa_dist.processes import is_alive
 from qa_dist.run_dir import RunDir
 
@@ -55,7 +55,6 @@ class Holder:
 
 def read_elements(run: RunDir, stage: str) -> list[OnDisk]:
     """Return the elements that a stage has, as far as that can be known already."""
-    submitted = [i for one in read_submitted(run) if one.stage == stage for i in one.elements]
     if stage == "prepare":
         prepared = read_prepared(run)
         markers = [
@@ -75,16 +74,22 @@ def read_elements(run: RunDir, stage: str) -> list[OnDisk]:
     is_trained = train.get("state") == "done" and train.get("of") in steps
     if stage == "train":
         return [OnDisk(0, is_trained, train)]
-    if stage == "evaluate" and is_trained:
-        there = evaluate_elements(run)
-        markers = [marker_file(run, step, shard) for step, _, shard in there]
-        return [_read(run, stage, i, path.is_file()) for i, path in enumerate(markers)]
-    if stage == "evaluate":  # which checkpoints there will be isn't known yet
-        indices = sorted({*submitted, *range(len(evaluate_elements(run)))}) or [0]
-        return [_read(run, stage, i, False) for i in indices]
+    is_each = is_each_checkpoint(run)
+    if stage == "evaluate":
+        done = {
+            number: marker_file(run, step, shard).is_file()
+            for number, (step, _, shard) in evaluate_elements(run).items()
+        }
+        if not is_trained:  # which checkpoints there will be isn't known yet
+            known = done if is_each else {}
+            done = dict.fromkeys([*done, *jobs_of(run, stage)] or [0], False) | known
+        return [_read(run, stage, i, done[i]) for i in sorted(done)]
     element = _read(run, stage, 0, False)
+    if is_each:
+        steps = sorted({step for step, _, _ in evaluate_elements(run).values()})
     has_scores = bool(steps) and all(run.scores_file(step).is_file() for step in steps)
-    return [OnDisk(0, element.said == "done" and has_scores, element.heartbeat)]
+    is_done = element.said == "done" and has_scores and (is_trained or not is_each)
+    return [OnDisk(0, is_done, element.heartbeat)]
 
 
 def _read(run: RunDir, stage: str, index: int, is_done: bool) -> OnDisk:
@@ -92,12 +97,26 @@ def _read(run: RunDir, stage: str, index: int, is_done: bool) -> OnDisk:
 
 
 def jobs_of(run: RunDir, stage: str) -> dict[int, tuple[int, int | None]]:
-    """Return, for each element that was ever submitted, its newest job and index in the array."""
+    """Return, for each element that was ever submitted, its newest job and index in the array.
+
+    Of each_checkpoint since training was last submitted: numbers may have meant others before.
+    """
     found: dict[int, tuple[int, int | None]] = {}
-    for one in read_submitted(run):
+    is_each = stage in ("evaluate", "aggregate") and is_each_checkpoint(run)
+    for one in submitted_since_training(run) if is_each else read_submitted(run):
         if one.stage == stage:
             found |= {element: _name(one, place) for place, element in enumerate(one.elements)}
     return found
+
+
+def aggregates_of(run: RunDir) -> list[tuple[int, int | None]]:
+    """Return all jobs that do the one element of the aggregate stage, newest first: with
+    each_checkpoint there may be several in the queue."""
+    return [
+        _name(one, 0)
+        for one in reversed(submitted_since_training(run))
+        if one.stage == "aggregate" and is_each_checkpoint(run)
+    ]
 
 
 def _name(one: Submitted, place: int) -> tuple[int, int | None]:
@@ -107,18 +126,6 @@ def _name(one: Submitted, place: int) -> tuple[int, int | None]:
 def is_on_slurm(run: RunDir) -> bool:
     """Return whether the run's last launch submitted it to SLURM."""
     return read_setting(run.root / "profile.yaml", "where") == "slurm"
-
-
-def read_setting(path: Path, name: str) -> str:
-    """Return a setting of recipe.yaml or profile.yaml as we wrote it there; empty: not there.
-
-    A YAML reader takes longer to load than all else that a status needs.
-    """
-    try:
-        match = re.search(rf"^\s*{name}: (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        return ""
-    return match[1].strip() if match else ""
 
 
 def lock_holder(path: Path) -> Holder | None:

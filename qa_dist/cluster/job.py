@@ -13,11 +13,16 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from qa_dist import faults
 from qa_dist.attempts import FencedError
+from qa_dist.cluster.out_of_memory import is_out_of_memory, memory_advice
+from qa_dist.code_version import code_version
 from qa_dist.files import read_status, write_status
 from qa_dist.processes import is_alive, note_stop
 from qa_dist.records import InputError
@@ -28,12 +33,15 @@ STOP_S = 120.0
 """How long a process that was asked to stop may take to save, in seconds."""
 _WATCH_S = 1.0
 
+Saved = Callable[[bool], None]
+"""What training calls when a checkpoint is there: Readers.saved."""
+
 
 class StopAskedError(BaseException):
     """A signal asked this process to stop; what it was doing is left undone, in order."""
 
 
-def run_stage(stage: str, run: RunDir, element: int) -> str:
+def run_stage(stage: str, run: RunDir, element: int, saved: Saved = lambda is_last: None) -> str:
     """Do one element of a stage in this process; return "done", or "stopped" if a signal ended it
     in order."""
     # Imported here: a submit must not load torch.
@@ -42,9 +50,10 @@ def run_stage(stage: str, run: RunDir, element: int) -> str:
 
         prepare_element(run, element)
     elif stage == "train":
-        from qa_dist.training.loop import train
+        from qa_dist.evaluation.elements import awaited_steps
+        from qa_dist.training.loop import Readers, train
 
-        return train(run)
+        return train(run, Readers(awaited_steps, saved))
     elif stage == "evaluate":
         from qa_dist.evaluation.predict import evaluate_element
 
@@ -69,10 +78,15 @@ def report_failure(run: RunDir, stage: str, element: int, error: BaseException) 
         return  # the status is another attempt's now
     path = run.status_file(stage, element)
     facts = read_status(path)
+    attempt = os.environ.get(faults.ATTEMPT_VARIABLE)
+    if attempt and int(facts.get("attempt") or 0) > int(attempt):
+        return  # so it is, though nobody told us
     if getattr(error, "is_consequence", False) and facts.get("state") == "failed":
         return
     text = str(error)
-    if not type(error).__module__.startswith("qa_dist."):
+    if is_out_of_memory(error):
+        text = memory_advice(run, stage, error)
+    elif not type(error).__module__.startswith("qa_dist."):
         lines = "".join(traceback.format_exception(error)).strip().splitlines()
         text = "\n".join(lines[-12:])
     write_status(path, {**facts, "state": "failed", "error": text, "updated_at": time.time()})
@@ -99,7 +113,10 @@ class StageJob:
         environ = self.rank_environ()
         attempt, rank = environ["QA_DIST_ATTEMPT"], int(environ["RANK"])
         self._redirect(run, f"{self.stage}-{self.element}-{attempt}-{rank}")
-        print(f"# {self.stage} {self.element}, attempt {attempt}, rank {rank}", flush=True)
+        print(
+            f"# {self.stage} {self.element}, attempt {attempt}, rank {rank}, code {code_version()}",
+            flush=True,
+        )
         threads = self.threads or len(os.sched_getaffinity(0))
         os.environ.update(
             environ,
@@ -114,9 +131,11 @@ class StageJob:
         handler = note_stop if int(environ["WORLD_SIZE"]) > 1 else _stop
         for signum in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(signum, handler)
+        faults.reach("job.start")
         self.start()
         try:
-            state = run_stage(self.stage, run, self.element)
+            with self.following(run) as saved:
+                state = run_stage(self.stage, run, self.element, saved)
         except StopAskedError:
             state = "stopped"
             if rank == 0:
@@ -136,6 +155,11 @@ class StageJob:
 
     def start(self) -> None:
         """Do what is to be done before the stage."""
+
+    @contextmanager
+    def following(self, run: RunDir) -> Iterator[Saved]:
+        """Yield what training is to call when a checkpoint is there."""
+        yield lambda is_last: None
 
     def stopped(self, run: RunDir) -> None:
         """Do what is to be done after a stop in order, on rank 0."""

@@ -21,6 +21,7 @@ from qa_dist.cluster.queue import is_answering
 from qa_dist.files import write_text
 from qa_dist.profile import Profile
 from qa_dist.recipe import Recipe
+from qa_dist.recipe_fields import slots
 from qa_dist.recipe_loading import (
     ProblemsError,
     load_profile,
@@ -61,6 +62,13 @@ LAUNCH_KEYS = {
     "runs_dir": "where runs are kept (default runs)",
     "prepared_dir": "where prepared data is kept, shared by runs (default prepared)",
 }
+
+PROFILE_KEYS = [
+    path
+    for path, slot in slots(Profile).items()
+    if slot.kind == "value" and path not in ("name", "where", *LAUNCH_KEYS)
+]
+"""What a launch may say otherwise than its profile, beside the launch keys."""
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -168,15 +176,10 @@ class Look:
     def locate(self, recipe: Recipe) -> Recipe:
         """Return the recipe with its files' whole paths. Raises InputError if the ranks can't share
         its steps."""
+        from qa_dist.cluster.place import check_ranks
         from qa_dist.plan import locate_inputs
 
-        most, num_ranks = recipe.train.min_micro_batches_per_step, self._order.place.num_ranks
-        if num_ranks > most:
-            raise InputError(
-                f"train.min_micro_batches_per_step={most}: {num_ranks} ranks can't share a step "
-                "that is cut into fewer micro-batches; give "
-                f"train.min_micro_batches_per_step={num_ranks} (or fewer ranks)"
-            )
+        check_ranks(recipe, self._order.place.num_ranks)
         return locate_inputs(recipe, ROOT)
 
     def plan(self, recipe: Recipe) -> Plan:
@@ -327,15 +330,14 @@ def wait_for(run: RunDir, stages: Sequence[str], console: Console) -> str:
 
 
 def read_profile(keys: Mapping[str, str]) -> Profile:
-    """Return the profile, with what the command line says of ranks and GPUs."""
+    """Return the profile, with what the command line says otherwise."""
     name = keys.get("profile", "auto")
     has_slurm = shutil.which("sbatch") is not None
     if name == "auto":
         has_slurm = has_slurm and is_answering()
         name = "slurm" if has_slurm else "local"
-    overrides = [
-        f"{key}={keys[key]}" for key in ("nodes", "gpus_per_node", "ranks_per_node") if key in keys
-    ]
+    of_profile = ("nodes", "gpus_per_node", "ranks_per_node", *PROFILE_KEYS)
+    overrides = [f"{key}={keys[key]}" for key in of_profile if key in keys]
     profile = load_profile(name, PROFILES, overrides)
     if profile.where == "slurm" and not has_slurm:
         raise InputError(

@@ -13,18 +13,19 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from qa_dist.attempts import new_attempt
+from qa_dist.attempts import new_attempt, update_run
 from qa_dist.cluster import show
 from qa_dist.cluster.job import STAGES
-from qa_dist.cluster.slurm import save_code, submit_stages
+from qa_dist.cluster.slurm import submit_stages
+from qa_dist.cluster.snapshot import note_code, save_code
 from qa_dist.cluster.submit import Outcome, Place, mark_waiting, run_in_process, run_local
-from qa_dist.cluster.submitted import Submitted
+from qa_dist.cluster.submitted import Submitted, submitting
 from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.evaluation.elements import elements as evaluate_elements
 from qa_dist.evaluation.elements import finished_steps, is_evaluated
@@ -71,8 +72,12 @@ def open_run(
     if not is_fresh:
         check_same(run, recipe, plan)
     if saved and not is_fresh:
-        if load_saved_recipe(run.recipe).evaluation != recipe.evaluation:
+        saved_recipe, when = load_saved_recipe(run.recipe), recipe.evaluation.when
+        if replace(saved_recipe.evaluation, when=when) != recipe.evaluation:
             _forget_evaluation(run)
+        if _numbering(saved_recipe) != _numbering(recipe):
+            for path in run.status.glob("evaluate-*.json"):  # which other elements now are
+                path.unlink()
         # What may change between attempts: see recipe_difference.
         write_text(run.recipe, recipe_to_yaml(recipe))
         if saved["prepared"]["folder"] == str(plan.folder):
@@ -146,17 +151,29 @@ def _forget_evaluation(run: RunDir) -> None:
         path.unlink()
 
 
+def _numbering(recipe: Recipe) -> tuple[str, int]:
+    """Return what the numbers of the evaluate stage's elements follow from."""
+    is_each = recipe.evaluation.when == "each_checkpoint"
+    return recipe.evaluation.when, recipe.train.checkpoint_every_steps if is_each else 0
+
+
 def run_stages(launch: Launch, plan: Plan, prepared: Prepared, stages: Sequence[str]) -> str:
     """Run the stages asked for; return "done" or "stopped". Raises StageFailedError."""
     save_plan(plan)
     attempt = new_attempt(launch.run)
     find_missing = _missing(launch.run, prepared)
+    is_code_noted = False
     for stage in STAGES:
         if stage not in stages:
             continue
         missing = list(find_missing[stage]())
         seconds = 0.0
         if missing:
+            if not is_code_noted:
+                is_code_noted = True
+                note_code(launch.run, launch.console)
+                if launch.profile.where == "local":
+                    save_code(launch.run, launch.profile)
             outcome, seconds = _run_stage(launch, stage, missing, attempt)
             if outcome.state == "failed":
                 raise StageFailedError(_failure(launch.run, stage, outcome))
@@ -192,12 +209,15 @@ def submit_run(
     wanted.difference_update(*(job.elements for job in shared))
     if "prepare" in elements:
         elements["prepare"] = sorted(wanted)
+    note_code(launch.run, launch.console)
     save_code(launch.run, launch.profile)
     for stage, missing in elements.items():
         mark_waiting(launch.run, stage, missing)
+    update_run(launch.run, stages=list(stages))  # training submits those at each checkpoint
     title = f"{launch.recipe.name}.{launch.run.root.name}"
-    attempt = new_attempt(launch.run)
-    return submit_stages(launch.run, launch.profile, title, elements, attempt, shared)
+    with submitting(launch.run):
+        attempt = new_attempt(launch.run)
+        return submit_stages(launch.run, launch.profile, title, elements, attempt, shared)
 
 
 def missing_elements(
@@ -206,10 +226,13 @@ def missing_elements(
     """Return the elements of each stage that aren't done, where those before it may still be to
     come.
 
-    How many checkpoints there will be is known within a bound; surplus elements end at once.
+    How many checkpoints there will be is known within a bound; surplus elements end at once. With
+    evaluation.when=each_checkpoint training submits what comes after it.
     """
     find = _missing(run, prepared)
     found = {stage: list(find[stage]()) for stage in ("prepare", "train") if stage in stages}
+    if found.get("train") and recipe.evaluation.when == "each_checkpoint":
+        return found
     if "evaluate" in stages:
         if found.get("train"):
             found["evaluate"] = list(range(most_evaluations(recipe, prepared)))
@@ -291,11 +314,15 @@ def _missing_predictions(run: RunDir) -> list[int]:
         raise InputError(
             f"{run.checkpoints}: no finished checkpoint to evaluate; run the train stage first"
         )
-    return [i for i, (step, _, shard) in enumerate(elements) if not is_evaluated(run, step, shard)]
+    return [
+        number
+        for number, (step, _, shard) in elements.items()
+        if not is_evaluated(run, step, shard)
+    ]
 
 
 def _is_aggregated(run: RunDir) -> bool:
-    steps = {step for step, _, _ in evaluate_elements(run)}
+    steps = {step for step, _, _ in evaluate_elements(run).values()}
     status = read_status(run.status_file("aggregate", 0))
     return status.get("state") == "done" and all(run.scores_file(step).exists() for step in steps)
 
@@ -352,10 +379,11 @@ def run_stage_here(stage: str, argv: Sequence[str], usage: str) -> int:
         if "element" in keys:
             if not (keys["element"].isascii() and keys["element"].isdigit()):
                 raise InputError(f"element={keys['element']}: expected a whole number")
-            count = _count_elements(run, stage)
-            if int(keys["element"]) >= count:
+            numbers = _element_numbers(run, stage)
+            if int(keys["element"]) not in numbers:
                 raise InputError(
-                    f"element={keys['element']}: {stage} has elements 0 to {count - 1}"
+                    f"element={keys['element']}: {stage} has elements {min(numbers)} to "
+                    f"{max(numbers)}"
                 )
             missing = [int(keys["element"])]
         outcome = run_in_process(run, stage, missing, lambda statuses: None)
@@ -366,12 +394,10 @@ def run_stage_here(stage: str, argv: Sequence[str], usage: str) -> int:
     return 0 if outcome.state == "done" else STOPPED
 
 
-def _count_elements(run: RunDir, stage: str) -> int:
-    counts = {
-        "prepare": lambda: len(prepare_elements(read_prepared(run))),
-        "evaluate": lambda: len(evaluate_elements(run)),
-    }
-    return counts.get(stage, lambda: 1)()
+def _element_numbers(run: RunDir, stage: str) -> Collection[int]:
+    if stage == "prepare":
+        return range(len(prepare_elements(read_prepared(run))))
+    return evaluate_elements(run) if stage == "evaluate" else (0,)
 
 
 def open_root(root: Path, run_name: str, recipe_name: str) -> RunDir:

@@ -6,9 +6,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+from importlib.util import find_spec
 
 from qa_dist.cluster.submit import Place, gpu_names
 from qa_dist.profile import Profile
+from qa_dist.recipe import Recipe
 from qa_dist.records import InputError
 
 _USUAL_PARALLEL = 32
@@ -41,6 +44,25 @@ def find_place(profile: Profile) -> Place:
         )
     parallel = profile.max_parallel or num_cores
     return Place(num_ranks, num_gpus, parallel, num_cores, profile.timeout_min)
+
+
+def check_ranks(recipe: Recipe, num_ranks: int) -> None:
+    """Raise InputError if so many ranks can't share a recipe's steps, or if its engine isn't
+    there."""
+    train = recipe.train
+    most = max(1, train.min_micro_batches_per_step)
+    if num_ranks > most:
+        raise InputError(
+            f"train.min_micro_batches_per_step={most}: {num_ranks} ranks can't share a step "
+            "that is cut into fewer micro-batches; give "
+            f"train.min_micro_batches_per_step={num_ranks} (or fewer ranks)"
+        )
+    if num_ranks > 1 and train.engine.startswith("zero") and find_spec("deepspeed") is None:
+        raise InputError(
+            f"train.engine={train.engine}: needs the package deepspeed, which this Python "
+            f"({sys.executable}) doesn't have; `pip install -c constraints.txt -e '.[deepspeed]'`, "
+            "or give train.engine=fsdp, which needs nothing more"
+        )
 
 
 def count_gpus() -> int:

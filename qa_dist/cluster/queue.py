@@ -207,8 +207,17 @@ def cancel(ids: Sequence[int]) -> None:
 
 def max_array_size() -> int:
     """Return the most elements that one array may have."""
-    match = re.search(r"MaxArraySize\s*=\s*(\d+)", run_slurm("scontrol", "show", "config"))
-    return int(match[1]) if match else 1001
+    return _setting("MaxArraySize", 1001)
+
+
+def slurmd_timeout_s() -> int:
+    """Return how long a node may be silent before SLURM takes it for lost."""
+    return _setting("SlurmdTimeout", 300)
+
+
+def _setting(name: str, default: int) -> int:
+    match = re.search(rf"{name}\s*=\s*(\d+)", run_slurm("scontrol", "show", "config"))
+    return int(match[1]) if match else default
 
 
 def is_answering() -> bool:

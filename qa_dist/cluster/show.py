@@ -25,6 +25,8 @@ from rich.progress import (
 from rich.table import Table
 
 from qa_dist.cluster.submitted import Submitted
+from qa_dist.evaluation.elements import is_each_checkpoint
+from qa_dist.files import read_json
 from qa_dist.run_dir import RunDir
 
 _PLAIN_EVERY_S = 10.0
@@ -98,6 +100,11 @@ def show_submitted(console: Console, jobs: Sequence[Submitted], run: RunDir) -> 
         after = ", ".join(map(str, job.after))
         table.add_row(job.stage, str(job.job), count, after, f"{folder}/{job.stage}-*")
     console.print(table)
+    if is_each_checkpoint(run) and any(job.stage == "train" for job in jobs):
+        later = [s for s in ("evaluate", "aggregate") if s in read_json(run.run_json)["stages"]]
+        if later:
+            text = f"{', '.join(later)}: submitted by the training job at each checkpoint"
+            console.print(text, highlight=False)
 
 
 def show_prepared(

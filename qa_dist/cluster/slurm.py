@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,11 +20,12 @@ from typing import Any
 
 from qa_dist import faults
 from qa_dist.cluster.job import STAGES
-from qa_dist.cluster.queue import QueueError, cancel, max_array_size, run_slurm
+from qa_dist.cluster.queue import QueueError, cancel, max_array_size, run_slurm, slurmd_timeout_s
 from qa_dist.cluster.slurm_job import SlurmJob
 from qa_dist.cluster.submitted import (
     Submitted,
     find_lost,
+    is_cut_short,
     job_name,
     read_planned,
     read_submitted,
@@ -36,14 +36,12 @@ from qa_dist.profile import Profile, resources_of
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
 
-CODE = Path(__file__).resolve().parents[2]
 _PATH = re.compile(r"/[A-Za-z0-9_./@+=,:-]*")
 _EXPORTED = (
     "HOME USER LOGNAME PATH LANG LC_ALL LD_LIBRARY_PATH HF_HOME HF_HUB_CACHE SLURM_CONF "
     f"{faults.VARIABLE} {faults.LOG_VARIABLE}"
 ).split()
 """All that a job gets of the caller's environment: no secrets."""
-_WAIT_FOR_PEERS_S = 60
 
 
 def submit_stages(
@@ -54,15 +52,18 @@ def submit_stages(
     attempt: int,
     shared: Sequence[Submitted] = (),
 ) -> list[Submitted]:
-    """Submit what is missing of each stage; return the jobs, in order, those of `shared` first:
-    prepare jobs of other runs, which this run's training waits for as well.
+    """Submit what is missing of each stage, within `submitting`; return the jobs, in order, those
+    of `shared` first: prepare jobs of other runs, which this run's training waits for as well.
 
     Raises InputError if SLURM refuses one; then none is left in the queue.
     """
     try:
+        find_lost(run)
         chunk = max_array_size()
     except QueueError as error:
         raise InputError(f"{error}; nothing was submitted") from error
+    if is_cut_short(run):  # planned anew here, as far as it is missing
+        save_submitted(run, read_submitted(run))
     planned = [replace(one, attempt=attempt) for one in shared]
     for stage in STAGES:
         missing = list(elements.get(stage, ()))
@@ -74,13 +75,13 @@ def submit_stages(
 def submit_planned(
     run: RunDir, profile: Profile, title: str, planned: Sequence[Submitted]
 ) -> list[Submitted]:
-    """Submit those jobs of an attempt that weren't yet, each stage after the one before; return all
-    of them, in order.
+    """Submit those of these jobs that weren't yet, each stage after the one before, within
+    `submitting`; return all of them, in order.
 
     Raises InputError if SLURM refuses one; then none that was submitted here is left in the queue.
     """
     before, jobs = read_planned(run), list(planned)
-    earlier = [one for one in before if one.attempt != planned[0].attempt]
+    earlier = [one for one in before if one not in planned]
     save_submitted(run, [*earlier, *jobs])
     try:
         for place, one in enumerate(planned):
@@ -223,7 +224,7 @@ def make_executor(
         setup=_setup_lines(run, profile),
         srun_args=[
             "--export=ALL",  # of the job, which has only what sbatch was told to export
-            f"--wait={_WAIT_FOR_PEERS_S}",
+            f"--wait={_wait_for_peers_s()}",
             *([f"--cpus-per-task={asked.cpus_per_task}"] if asked.cpus_per_task else []),
         ],
         additional_parameters={
@@ -234,6 +235,15 @@ def make_executor(
         },
     )
     return executor
+
+
+def _wait_for_peers_s() -> int:
+    """Return how long srun lets ranks live on once one has ended: longer than SLURM takes to see
+    that a node is lost, since then it queues the job again; srun would end it as failed."""
+    try:
+        return slurmd_timeout_s() * 3 // 2 + 30
+    except QueueError:  # for a dry run; else sbatch fails as well
+        return 480
 
 
 def sbatch_script(run: RunDir, profile: Profile, title: str, stage: str) -> str:
@@ -284,19 +294,3 @@ def check_paths(run: RunDir) -> None:
                 f"{what}: {path} holds characters other than letters, digits and _./@+=,:- which "
                 "sbatch may misread; choose another place"
             )
-
-
-def save_code(run: RunDir, profile: Profile) -> None:
-    """Copy the code into the run: every attempt runs from there, whatever happens to this
-    checkout."""
-    code, temporary = run.root / "code", run.root / ".code.tmp"
-    env_file = Path(profile.env_file or CODE / "slurm" / "env.sh").expanduser()
-    if not env_file.is_file():
-        raise InputError(f"env_file={env_file}: there is no such file")
-    shutil.rmtree(temporary, ignore_errors=True)
-    keep = shutil.ignore_patterns("__pycache__", "*.pyc", "encoder", "*.json")
-    shutil.copytree(CODE / "qa_dist", temporary / "qa_dist", ignore=keep)
-    (temporary / "slurm").mkdir()
-    shutil.copy(env_file, temporary / "slurm" / "env.sh")
-    shutil.rmtree(code, ignore_errors=True)
-    temporary.rename(code)

@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qa_dist.attempts import count_timeout
-from qa_dist.cluster.job import StageJob
+from qa_dist.cluster.job import Saved, StageJob
 from qa_dist.cluster.queue import QueueError, requeue, show_job
+from qa_dist.evaluation.elements import is_each_checkpoint
 from qa_dist.files import read_status, write_status
 from qa_dist.processes import stop_signals
 from qa_dist.run_dir import RunDir
@@ -49,9 +51,12 @@ class SlurmJob(StageJob):
             # A peer that hangs is given up before the time to save is over.
             "QA_DIST_TIMEOUT_S": str(max(20, self.signal_lead_s - 60)),
             "QA_DIST_INTERFACE": self.interface,
+            "QA_DIST_NODE": os.environ.get("SLURMD_NODENAME", ""),
         }
         if self.interface:
             environ |= {"GLOO_SOCKET_IFNAME": self.interface, "NCCL_SOCKET_IFNAME": self.interface}
+        if environ["WORLD_SIZE"] == "1":
+            del environ["LOCAL_RANK"]  # with it Accelerate would look for peers, at no address
         if not self.has_gpus:
             environ["CUDA_VISIBLE_DEVICES"] = ""
         return environ
@@ -61,6 +66,17 @@ class SlurmJob(StageJob):
         killed."""
         name = f"{own_job_id()}_{os.environ['SLURM_PROCID']}_result.pkl.save_tmp"
         (Path(os.environ["SUBMITIT_FOLDER"]) / name).unlink(missing_ok=True)
+
+    @contextmanager
+    def following(self, run: RunDir) -> Iterator[Saved]:
+        """Have each checkpoint evaluated while training goes on, if the recipe asks for it."""
+        if self.stage != "train" or not is_each_checkpoint(run) or os.environ["RANK"] != "0":
+            yield lambda is_last: None
+            return
+        from qa_dist.cluster.each_checkpoint import Submitter
+
+        with Submitter(run, int(os.environ["QA_DIST_ATTEMPT"])) as submitter:
+            yield submitter.saved
 
     def stopped(self, run: RunDir) -> None:
         """Go back into the queue, unless somebody cancelled the job or it ran out of time too

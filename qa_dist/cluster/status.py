@@ -17,12 +17,12 @@ from typing import Any
 from qa_dist.cluster.heartbeats import (
     Holder,
     OnDisk,
+    aggregates_of,
     is_at_work,
     is_on_slurm,
     jobs_of,
     launcher,
     read_elements,
-    read_setting,
     worker,
 )
 from qa_dist.cluster.job import STAGES
@@ -30,12 +30,14 @@ from qa_dist.cluster.queue import JobName, Queue, QueuedJob
 from qa_dist.cluster.reasons import explain_end, is_running, why_ended, why_waiting
 from qa_dist.cluster.run_logs import last_lines, last_words, slurms_words
 from qa_dist.cluster.submitted import is_cut_short, read_submitted
-from qa_dist.files import read_json
+from qa_dist.evaluation.elements import is_each_checkpoint
+from qa_dist.files import read_json, read_setting
 from qa_dist.run_dir import RunDir
 
 STATES = ("done", "running", "waiting", "failed", "missing")
 _ERRORS = 5
 _WITHOUT_A_WORD = "ended without a word"
+_TO_COME = "training submits it at the next checkpoint"
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ def collect(runs: Sequence[RunDir], stages: Sequence[str] = STAGES) -> list[RunS
                     for element in read_elements(run, stage)
                     if not element.is_done and element.index in jobs
                 ]
+                if stage == "aggregate":
+                    unfinished += aggregates_of(run)
     queue.ask(unfinished)
     return [_collect_run(run, stages, queue) for run in runs]
 
@@ -150,17 +154,20 @@ def _collect_run(run: RunDir, stages: Sequence[str], queue: Queue) -> RunStatus:
     for stage in stages:
         disk = read_elements(run, stage)
         jobs = jobs_of(run, stage) if on_slurm else {}
+        if on_slurm and stage == "aggregate":  # one that still lives counts before a newer one
+            for name in aggregates_of(run):
+                if _is_alive(queue, name):
+                    jobs[0] = name
         ends = _Ends(run, stage, facts.get("cancelled", ()))
         follows_done = all(before.state == "done" for before in found)
+        is_to_come = _is_to_come(run, facts.get("stages", ()), stage, found)
         elements = []
         for one in disk:
             if one.is_done:
                 elements.append(Element(one.index, "done"))
-            elif on_slurm and one.index in jobs:
-                job = jobs[one.index]
-                elements.append(_judge_slurm(one, job, queue, follows_done, ends))
             elif on_slurm:
-                elements.append(Element(one.index, "missing", _why_not_submitted(run)))
+                job = jobs.get(one.index)
+                elements.append(_judge_slurm(one, job, queue, follows_done, is_to_come, ends))
             else:
                 elements.append(_judge_local(one, holder, ends))
             seen = max(seen, float(one.heartbeat.get("updated_at") or 0))
@@ -183,6 +190,11 @@ def _collect_run(run: RunDir, stages: Sequence[str], queue: Queue) -> RunStatus:
     )
 
 
+def _is_alive(queue: Queue, name: JobName) -> bool:
+    job = queue.find(name)
+    return job is not None and job.is_alive
+
+
 class _Ends:
     """How jobs ended that didn't say so themselves; reads the logs of a few elements only, as
     those of a thousand would take too long."""
@@ -190,6 +202,14 @@ class _Ends:
     def __init__(self, run: RunDir, stage: str, cancelled: Collection[int]) -> None:
         self._run, self._stage, self._cancelled = run, stage, cancelled
         self._left = _ERRORS
+
+    def why_not_submitted(self) -> str:
+        """Return why an element has no job."""
+        if not is_cut_short(self._run):
+            return "not submitted"
+        if launcher(self._run):
+            return "being submitted"
+        return "not submitted, as its launch was killed; launch again for the rest"
 
     def end_of(self, element: int, name: JobName | None, job: QueuedJob | None) -> tuple[str, str]:
         """Return an ending as reasons.py has it, and the last lines of the element's logs."""
@@ -208,11 +228,36 @@ class _Ends:
 # ---- one element
 
 
+def _is_to_come(
+    run: RunDir, asked: Collection[str], stage: str, before: Sequence[StageStatus]
+) -> bool:
+    """Return whether training, which isn't over, will submit more of a stage."""
+    if stage not in asked or stage not in ("evaluate", "aggregate") or not is_each_checkpoint(run):
+        return False
+    training = [one.state for one in before if one.stage == "train"]
+    return training[-1:] in (["running"], ["waiting"])
+
+
 def _judge_slurm(
-    disk: OnDisk, name: JobName, queue: Queue, follows_done: bool, ends: _Ends
+    disk: OnDisk,
+    name: JobName | None,
+    queue: Queue,
+    follows_done: bool,
+    is_to_come: bool,
+    ends: _Ends,
 ) -> Element:
     """Weigh what an element's heartbeat says against what the queue says of its job."""
     index, said = disk.index, disk.said
+    if name is None:
+        problem = disk.heartbeat.get("not_submitted", "")
+        if is_to_come:
+            again = f"couldn't be submitted yet ({problem}); tried again at the next checkpoint"
+            return Element(index, "waiting", again if problem else _TO_COME)
+        if problem:
+            note = f"couldn't be submitted ({problem}); launch again"
+        else:
+            note = ends.why_not_submitted()
+        return Element(index, "missing", note)
     shown = str(name[0]) if name[1] is None else f"{name[0]}_{name[1]}"
     if queue.error:
         state = {"running": "running", "waiting": "waiting", "failed": "failed"}.get(
@@ -231,8 +276,12 @@ def _judge_slurm(
     if said == "stopped":
         by = disk.heartbeat.get("stopped_by")
         return Element(index, "missing", f"stopped in order ({by})" if by else "stopped", shown)
+    if said == "done" and is_to_come:
+        return Element(index, "waiting", _TO_COME, shown)
     if said == "done":
-        return Element(index, "missing", "what it made is gone", shown)
+        step, of = disk.heartbeat.get("step"), disk.heartbeat.get("of")
+        note = "what it made is gone" if step == of else f"it had only {step} of {of} to work on"
+        return Element(index, "missing", note, shown)
     how, words = ends.end_of(index, name, job)
     if how == "CANCELLED" and (said == "running" or follows_done):
         return Element(index, "missing", "it was cancelled", shown)
@@ -242,14 +291,6 @@ def _judge_slurm(
     text = ": ".join(filter(None, [text, explain_end(how)]))
     state = "failed" if said == "running" or words else "missing"
     return Element(index, state, f"{text}\n{words}".strip(), shown)
-
-
-def _why_not_submitted(run: RunDir) -> str:
-    if not is_cut_short(run):
-        return "not submitted"
-    if launcher(run):
-        return "being submitted"
-    return "not submitted, as its launch was killed; launch again for the rest"
 
 
 def _judge_local(disk: OnDisk, holder: Holder | None, ends: _Ends) -> Element:

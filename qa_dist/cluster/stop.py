@@ -12,8 +12,9 @@ from qa_dist.attempts import update_run
 from qa_dist.cluster.heartbeats import is_on_slurm, launcher
 from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.queue import QueueError, cancel
-from qa_dist.cluster.submitted import find_lost, live_jobs, read_submitted
+from qa_dist.cluster.submitted import find_lost, live_jobs, read_submitted, submitting
 from qa_dist.data.prepared import read_prepared
+from qa_dist.evaluation.elements import is_each_checkpoint
 from qa_dist.files import read_json
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
@@ -31,17 +32,19 @@ def stop_run(run: RunDir, first_stage: str = STAGES[0]) -> list[str]:
 
 def _stop_jobs(run: RunDir, stages: Sequence[str]) -> Iterator[str]:
     try:
-        find_lost(run)
-        stage_of = {one.job: one.stage for one in read_submitted(run)}
-        live = [job for job in live_jobs(run) if stage_of[job.job] in stages]
-        shared = _shared_jobs(run) if live else {}
-        kept = sorted({job.job for job in live} & shared.keys())
-        live = [job for job in live if job.job not in shared]
-        # The last stages first: none of them starts because one before it has ended.
-        ids = sorted({job.job for job in live}, reverse=True)
-        cancel(ids)
-        if ids:  # without accounting nobody else remembers it
-            update_run(run, cancelled=sorted({*read_json(run.run_json).get("cancelled", ()), *ids}))
+        with submitting(run):  # training that is cancelled submits no evaluation any more
+            find_lost(run)
+            stage_of = {one.job: one.stage for one in read_submitted(run)}
+            live = [job for job in live_jobs(run) if stage_of[job.job] in stages]
+            shared = _shared_jobs(run) if live else {}
+            kept = sorted({job.job for job in live} & shared.keys())
+            live = [job for job in live if job.job not in shared]
+            # The last stages first: none of them starts because one before it has ended.
+            ids = sorted({job.job for job in live}, reverse=True)
+            cancel(ids)
+            if ids:  # without accounting nobody else remembers it
+                known = read_json(run.run_json).get("cancelled", ())
+                update_run(run, cancelled=sorted({*known, *ids}))
     except QueueError as error:
         raise InputError(
             f"{run.root}: the queue doesn't answer ({error}); nothing was cancelled. Try again "
@@ -60,6 +63,8 @@ def _stop_jobs(run: RunDir, stages: Sequence[str]) -> Iterator[str]:
             states = ", ".join(sorted({job.state.lower() for job in own}))
             elements = f", {count:,} elements" if count > 1 else ""
             yield f"cancelled {stage}: job {number} ({states}{elements})"
+    if "train" not in stages and is_each_checkpoint(run):
+        yield "training goes on, and has later checkpoints evaluated; cancel it too to end that"
     yield f"go on from what is finished: {launch_again(run)}"
 
 

@@ -23,7 +23,6 @@ from qa_dist.files import read_status, write_status
 from qa_dist.processes import kill_with_children
 from qa_dist.run_dir import RunDir
 
-_CODE = Path(__file__).resolve().parents[2]
 _POLL_S = 0.1
 _ASK_AGAIN_S = 10.0
 _LAST_LINES = 5
@@ -176,17 +175,18 @@ class _Jobs:
 
 
 def _submit(job: LocalJob, folder: Path, num_tasks: int, timeout_min: int) -> Any:
+    code = Path(job.run) / "code"
     import submitit
 
     executor = submitit.LocalExecutor(folder=folder)
     executor.update_parameters(tasks_per_node=num_tasks, timeout_min=timeout_min)
-    # The job's processes import this very code, wherever the launch was called from and whether or
-    # not it's installed.
+    # The job's processes import the run's own copy of the code, wherever the launch was called from
+    # and whether or not it's installed.
     path = os.environ.get("PYTHONPATH")
     # Ctrl-C reaches the whole foreground group; children ignore it and get SIGTERM from us instead,
     # once.
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(_CODE), *([path] if path else [])])
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(code), *([path] if path else [])])
     try:
         return executor.submit(job)
     finally:

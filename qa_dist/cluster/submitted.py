@@ -8,13 +8,17 @@ folder and name.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 from qa_dist.cluster.queue import QueuedJob, QueueError, queued_jobs, run_slurm
 from qa_dist.files import read_json_if_there, write_json
+from qa_dist.lock import locked
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, check_name
+
+_LOCK_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,17 @@ class Submitted:
     is_array: bool
     of: str = ""
     """The run beside this one whose job it is, as both need what it prepares; empty: this run's."""
+
+
+@contextmanager
+def submitting(run: RunDir) -> Iterator[None]:
+    """Let nobody else submit jobs of a run, or cancel them: a launch, its training, jobs/cancel.py.
+
+    Raises InputError naming who is at it.
+    """
+    what = "its jobs are being submitted or cancelled"
+    with locked(run.root / "jobs.lock", what, _LOCK_S, lambda text: None):
+        yield
 
 
 def job_name(title: str, stage: str) -> str:
@@ -54,6 +69,13 @@ def read_planned(run: RunDir) -> list[Submitted]:
     """Return the same, and what a launch is still to submit or would have if it hadn't been
     killed."""
     return [Submitted(**job) for job in read_json_if_there(run.jobs) or []]
+
+
+def submitted_since_training(run: RunDir) -> list[Submitted]:
+    """Return what was submitted since training last was, oldest first."""
+    jobs = read_submitted(run)
+    launched = max((one.attempt for one in jobs if one.stage == "train"), default=0)
+    return [one for one in jobs if one.attempt >= launched]
 
 
 def is_cut_short(run: RunDir) -> bool:

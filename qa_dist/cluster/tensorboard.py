@@ -20,7 +20,8 @@ from pathlib import Path
 from qa_dist.cluster.queue import QueueError, cancel, queued_jobs
 from qa_dist.cluster.reasons import is_running, why_waiting
 from qa_dist.cluster.run_logs import last_lines
-from qa_dist.cluster.slurm import CODE, exported_names, submit_script
+from qa_dist.cluster.slurm import exported_names, submit_script
+from qa_dist.cluster.snapshot import CODE
 from qa_dist.profile import Profile, resources_of
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from qa_dist.cluster.show import StageProgress
 from qa_dist.cluster.status import StageStatus, collect
-from qa_dist.files import read_status
+from qa_dist.evaluation.elements import is_each_checkpoint
+from qa_dist.files import read_json, read_status
 from qa_dist.run_dir import RunDir
 
 _POLL_S = 1.0
@@ -21,8 +22,13 @@ _SETTLE_S = 5.0  # a job that has just ended may not have shown its last word on
 
 
 def wait_for_stages(run: RunDir, stages: Sequence[str], console: Console) -> list[StageStatus]:
-    """Show each stage until it has ended; return how all of them did."""
+    """Show each stage until it has ended; return how all of them did.
+
+    With evaluation.when=each_checkpoint those too that training submits.
+    """
     ended = []
+    if is_each_checkpoint(run):
+        stages = list(dict.fromkeys([*stages, *read_json(run.run_json).get("stages", ())]))
     for stage in stages:
         (status,) = collect([run], [stage])[0].stages
         progress = StageProgress(console, stage, len(status.elements))

@@ -4,6 +4,10 @@ Every question's scores are kept by id and summed exactly (math.fsum), so that 1
 the same last digit; an id counts once; if any is missing there is no total. Run again, it writes
 the same. The no-answer threshold is reported thrice: at 0, tuned on held-out training groups, and
 "oracle" (chosen on dev: an upper bound).
+
+With evaluation.when=each_checkpoint it runs once for each checkpoint, and several may be at it at
+once: one after the other they score what is new, and the last ends with the state that a single one
+would.
 """
 
 from __future__ import annotations
@@ -21,9 +25,18 @@ from numpy.typing import NDArray
 from qa_dist import faults
 from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.data.shards import Shard
-from qa_dist.evaluation.elements import finished_steps, is_evaluated
+from qa_dist.evaluation.elements import (
+    awaited_steps,
+    elements,
+    finished_steps,
+    is_each_checkpoint,
+    is_evaluated,
+    shards_of,
+)
+from qa_dist.evaluation.scored import is_scored, mark_scored
 from qa_dist.evaluation.sweep_table import update_sweeps
-from qa_dist.files import own_process, read_json, write_json, write_status
+from qa_dist.files import own_process, read_json, read_status, write_json, write_status
+from qa_dist.lock import locked
 from qa_dist.recipe import Recipe
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
@@ -36,6 +49,8 @@ from qa_dist.text.metrics import bootstrap_interval
 ALWAYS = "always_answer"  # SQuAD 1.1: every question is answered
 _BREAKDOWNS = ("answer_type", "turn", "domain")
 _LAST_TURN = 10
+_WAIT_S = 3600.0
+"""For another aggregate of the same run, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -60,26 +75,63 @@ class _Questions:
 
 
 def aggregate(run: RunDir) -> list[int]:
-    """Score every evaluated checkpoint; return the steps. Raises InputError naming what is
-    missing."""
+    """Score every evaluated checkpoint; return the steps. Raises InputError naming what is missing,
+    once the others are scored."""
+    with locked(run.root / "aggregate.lock", "its scores are being made", _WAIT_S):
+        return _aggregate(run)
+
+
+def _aggregate(run: RunDir) -> list[int]:
     recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
     task = TASKS[recipe.sources[0].task]
-    steps = _evaluated_steps(run, prepared)
+    steps = _evaluated_steps(run)
     if not steps:
         raise InputError(
             f"{run.predictions}: nothing was evaluated yet; run the evaluate stage first"
         )
-    for done, step in enumerate(steps):
-        _beat(run, "running", done, len(steps))
-        write_json(
-            run.scores_file(step),
-            _score_step(run, prepared, task, step, recipe.evaluation.num_resamples),
-        )
-        faults.reach("aggregate.after_json", step)
+    problems: dict[int, str] = {}
+    for place, step in enumerate(steps):
+        _beat(run, "running", place - len(problems), len(steps))
+        if problem := _unfinished(run, prepared, step):
+            problems[step] = problem
+        elif not is_scored(run, step, recipe.evaluation.num_resamples):
+            scores = _score_step(run, prepared, task, step, recipe.evaluation.num_resamples)
+            write_json(run.scores_file(step), scores)
+            faults.reach("aggregate.after_json", step)
+            mark_scored(run, step, recipe.evaluation.num_resamples)
     rebuild_tensorboard(run)
+    is_over = read_status(run.status_file("train", 0)).get("state") == "done"
+    for step, problem in problems.items():
+        if not _is_to_come(run, step, is_over):
+            raise InputError(problem)
+        print(f"not scored yet: {problem}", flush=True)
+    if is_each_checkpoint(run) and is_over:
+        _rotate(run, recipe)
     update_sweeps(run)
-    _beat(run, "done", len(steps), len(steps))
-    return steps
+    _beat(run, "done", len(steps) - len(problems), len(steps))
+    return [step for step in steps if step not in problems]
+
+
+def _is_to_come(run: RunDir, step: int, is_over: bool) -> bool:
+    """Return whether another aggregate will score a checkpoint: that behind its own evaluation."""
+    if not is_each_checkpoint(run):
+        return False
+    states = [
+        read_status(run.status_file("evaluate", number)).get("state")
+        for number, (of, _, _) in elements(run).items()
+        if of == step
+    ]
+    return not is_over or ("failed" not in states and bool({"waiting", "running"} & {*states}))
+
+
+def _rotate(run: RunDir, recipe: Recipe) -> None:
+    """Delete the checkpoints that were only kept to be evaluated."""
+    from qa_dist.rotation import rotate  # and torch with it, which the rest doesn't need
+
+    for last in finished_steps(run)[-1:]:
+        state = read_json(run.checkpoints / step_name(last) / "train_state.json")
+        best = int(state.get("best_step", 0))
+        rotate(run, recipe.train, last, best, awaited_steps(run), attempt=0)
 
 
 def _beat(run: RunDir, state: str, step: int, of: int) -> None:
@@ -87,23 +139,35 @@ def _beat(run: RunDir, state: str, step: int, of: int) -> None:
     write_status(run.status_file("aggregate", 0), {**facts, "updated_at": time.time()})
 
 
-def _evaluated_steps(run: RunDir, prepared: Prepared) -> list[int]:
+def _evaluated_steps(run: RunDir) -> list[int]:
     """Return the steps to score: of all checkpoints there, and of deleted ones whose predictions
     are complete."""
-    shards = [
-        path.name
-        for s in ("heldout", "dev")
-        if s in prepared.num_shards
-        for path in prepared.shards(s)
-    ]
+    shards = shards_of(run)
     there = finished_steps(run)
     names = [path.name for path in run.predictions.glob("step-*") if path.is_dir()]
-    steps = [int(name[5:]) for name in names if name[5:].isdigit()]
+    steps = {int(name[5:]) for name in names if name[5:].isdigit()}
+    if is_each_checkpoint(run):
+        steps |= {step for step, _, _ in elements(run).values()}
     return sorted(
         step
         for step in steps
-        if step in there or all(is_evaluated(run, step, shard) for shard in shards)
+        if step in there or all(is_evaluated(run, step, shard) for _, shard in shards)
     )
+
+
+def _unfinished(run: RunDir, prepared: Prepared, step: int) -> str:
+    """Return a sentence that names the shards without predictions of a checkpoint; empty: none."""
+    for name in ("heldout", "dev"):
+        shards = [shard for split, shard in shards_of(run) if split == name]
+        unfinished = [shard for shard in shards if not is_evaluated(run, step, shard)]
+        if unfinished:
+            return (
+                f"{step_name(step)}: no total, since {len(unfinished)} of "
+                f"{prepared.num_shards[name]} shards of {name} "
+                f"have no predictions: {_some(unfinished)}. Launch the run again: it evaluates "
+                "what is missing"
+            )
+    return ""
 
 
 def rebuild_tensorboard(run: RunDir) -> None:
@@ -219,28 +283,17 @@ def _facet_row(kind: str, value: str) -> str:
 
 
 def _read_questions(run: RunDir, prepared: Prepared, step: int, split: str) -> _Questions:
-    """Read all predictions of a split, each id once. Raises InputError naming shards or questions
-    without any."""
+    """Read all predictions of a split, each id once. Raises InputError naming questions without
+    any."""
     rows: dict[str, dict[str, Any]] = {}
     expected: set[str] = set()
-    unfinished = []
     for path in prepared.shards(split):
         shard = Shard(path)
         expected.update(shard.example(i)["id"] for i in range(shard.num_examples))
-        if not is_evaluated(run, step, path.name):
-            unfinished.append(path.name)
-            continue
         with run.predictions_file(step, path.name).open(encoding="utf-8") as lines:
             for line in lines:
                 row = json.loads(line)
                 rows.setdefault(row["id"], row)
-    if unfinished:
-        raise InputError(
-            f"{step_name(step)}: no total, since {len(unfinished)} of "
-            f"{prepared.num_shards[split]} shards of {split} "
-            f"have no predictions: {_some(unfinished)}. Launch the run again: it evaluates what "
-            "is missing"
-        )
     missing = sorted(expected - rows.keys())
     if missing:
         raise InputError(

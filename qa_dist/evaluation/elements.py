@@ -1,15 +1,31 @@
 """The elements of the evaluate array, (checkpoint x shard), and which of them are done. No torch: a
-submit asks too."""
+submit asks too.
+
+With evaluation.when=each_checkpoint checkpoints come and go while the stage runs: an element's
+number then follows from its step alone, and predictions stay when their checkpoint has gone.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from qa_dist.data.prepared import read_prepared
-from qa_dist.files import file_sha256, read_json, read_json_if_there, read_marker
+from qa_dist.files import (
+    file_sha256,
+    read_json,
+    read_json_if_there,
+    read_marker,
+    read_setting,
+    read_status,
+)
+from qa_dist.recipe import is_periodic
 from qa_dist.run_dir import RunDir, step_name
 
 WEIGHTS = "model.safetensors"
+_SPLITS = ("heldout", "dev")
+
+Element = tuple[int, str, str]
+"""(step, split, shard name)"""
 
 
 def finished_steps(run: RunDir) -> list[int]:
@@ -21,16 +37,61 @@ def finished_steps(run: RunDir) -> list[int]:
     )
 
 
-def elements(run: RunDir) -> list[tuple[int, str, str]]:
-    """Return (step, split, shard name) of each array element of the stage, in order."""
+def is_each_checkpoint(run: RunDir) -> bool:
+    """Return whether each checkpoint is to be evaluated: evaluation.when=each_checkpoint."""
+    return read_setting(run.recipe, "when") == "each_checkpoint"
+
+
+def shards_of(run: RunDir) -> list[tuple[str, str]]:
+    """Return (split, shard name) of all that a checkpoint is evaluated on, in order."""
     prepared = read_prepared(run)
-    splits = [split for split in ("heldout", "dev") if split in prepared.num_shards]
-    return [
-        (step, split, path.name)
-        for step in finished_steps(run)
-        for split in splits
-        for path in prepared.shards(split)
-    ]
+    splits = [split for split in _SPLITS if split in prepared.num_shards]
+    return [(split, path.name) for split in splits for path in prepared.shards(split)]
+
+
+def elements(run: RunDir) -> dict[int, Element]:
+    """Return the array elements of the stage by their numbers, in order.
+
+    at_end: the checkpoints that are there, counted. each_checkpoint: the place that a checkpoint
+    has in the whole training decides, so that a number never comes to mean something else.
+    """
+    shards = shards_of(run)
+    if not is_each_checkpoint(run):
+        numbered = list(enumerate(finished_steps(run)))
+    else:
+        every = int(read_setting(run.recipe, "checkpoint_every_steps"))
+        last = int(read_status(run.status_file("train", 0)).get("of") or 0)
+        steps = {*finished_steps(run), *_predicted_steps(run, [name for _, name in shards])}
+        numbered = [
+            (-(-step // every) - 1, step)
+            for step in sorted(steps)
+            if is_periodic(step, every, last)
+        ]
+    return {
+        place * len(shards) + i: (step, *shard)
+        for place, step in numbered
+        for i, shard in enumerate(shards)
+    }
+
+
+def _predicted_steps(run: RunDir, shards: list[str]) -> list[int]:
+    """Return the steps all of whose predictions carry a marker; the checkpoint may have gone."""
+    names = [path.name for path in run.predictions.glob("step-*")]
+    steps = [int(name[5:]) for name in names if name[5:].isdigit()]
+    return [s for s in steps if all(marker_file(run, s, shard).is_file() for shard in shards)]
+
+
+def awaited_steps(run: RunDir) -> set[int]:
+    """Return the steps of the checkpoints that may not be deleted yet: each_checkpoint, and not all
+    of their predictions are there and whole."""
+    if not is_each_checkpoint(run):
+        return set()
+    there = set(finished_steps(run))
+    return {
+        step
+        for step, _, shard in elements(run).values()
+        if step in there and not is_evaluated(run, step, shard)
+    }
 
 
 def marker_file(run: RunDir, step: int, shard: str) -> Path:

@@ -17,12 +17,18 @@ import numpy as np
 import torch
 
 from qa_dist import faults
-from qa_dist.checkpoint import load_model_state
+from qa_dist.checkpoint import load_model_state, reading
 from qa_dist.data.collate import Batch, collate
 from qa_dist.data.order import PAD_MULTIPLE
 from qa_dist.data.prepared import read_prepared, read_template
 from qa_dist.data.shards import Shard, Split, open_split, verify_shards
-from qa_dist.evaluation.elements import elements, is_evaluated, marker_file, origin
+from qa_dist.evaluation.elements import (
+    elements,
+    is_each_checkpoint,
+    is_evaluated,
+    marker_file,
+    origin,
+)
 from qa_dist.files import (
     BrokenFileError,
     file_sha256,
@@ -46,12 +52,24 @@ def evaluate_element(run: RunDir, element: int) -> None:
     """Predict and score one shard with one checkpoint; do nothing if it is done. Raises
     InputError."""
     there, num_windows = elements(run), 0
-    if element >= len(there):  # submitted before it was known how many checkpoints there will be
+    if element not in there and is_each_checkpoint(run):
+        raise InputError(
+            f"{run.checkpoints}: element {element} can't be evaluated, as its checkpoint has gone"
+        )
+    if element not in there:  # submitted before it was known how many checkpoints there will be
         _beat(run, element, "done", 0, 0)
         return
     step, split, shard_name = there[element]
+    faults.reach("evaluate.start", step)
     if not is_evaluated(run, step, shard_name):
-        num_windows = _evaluate(run, element, step, split, shard_name)
+        try:
+            with reading(run.checkpoints / step_name(step)):
+                num_windows = _evaluate(run, element, step, split, shard_name)
+        except BrokenFileError as error:
+            raise InputError(
+                f"{error}. So it can't be evaluated any more: delete "
+                f"{run.predictions / step_name(step)}, if that is there, to go on without it"
+            ) from error
     _beat(run, element, "done", num_windows, num_windows)
 
 

@@ -2,19 +2,16 @@
 
 In: the environment that the launcher set (RANK, WORLD_SIZE, LOCAL_RANK; MASTER_ADDR and MASTER_PORT
 or, for rendezvous.py, QA_DIST_RENDEZVOUS; QA_DIST_TIMEOUT_S, the longest wait for a peer).
-Out: a prepared model, backward with one gradient exchange per step, small reductions, and the flag
-"someone asked us to stop". Must not know what is trained.
+Out: the device, small reductions, and the flag "someone asked us to stop". Must not know what is
+trained.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
-import time
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -24,19 +21,13 @@ import torch
 from torch import nn
 
 from qa_dist.data.order import PAD_MULTIPLE
-from qa_dist.processes import is_alive, note_stop, stop_signals
+from qa_dist.processes import note_stop, stop_signals
 from qa_dist.training import rendezvous
+from qa_dist.training.peers import LostRankError, Peers, this_process
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 TIMEOUT_VARIABLE = "QA_DIST_TIMEOUT_S"
-_LOST_WAIT_S = 3.0
-
-
-class LostRankError(Exception):
-    """Another rank ended or doesn't answer; the message names it where that is known."""
-
-    is_consequence = True
-    """What that rank itself has to say comes first."""
+_MEET_S = 300.0  # a node that loads torch from a busy file system takes minutes
 
 
 def resolve_precision(precision: str) -> str:
@@ -52,8 +43,8 @@ def resolve_precision(precision: str) -> str:
 class Engine:
     """One rank of a run."""
 
-    def __init__(self, precision: str) -> None:
-        """`precision`: "bf16" or "fp32"."""
+    def __init__(self, precision: str, folder: Path | None = None) -> None:
+        """`precision`: "bf16" or "fp32". `folder`: one that all ranks see, for their last words."""
         from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
         self.precision = precision
@@ -66,48 +57,41 @@ class Engine:
         # Encoders' buffers are constants (position ids); sending them would be a collective in each
         # forward.
         handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
-        if self.world_size > 1:
+        meeting = os.environ.get(rendezvous.VARIABLE)
+        if self.world_size > 1 or meeting:  # a job's only rank as well, since RANK is set
             backend = "gloo" if on_cpu else "nccl"
             timeout = timedelta(seconds=float(os.environ.get(TIMEOUT_VARIABLE, "300")))
-            if meeting := os.environ.get(rendezvous.VARIABLE):
+            if meeting:
                 if not on_cpu:
                     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-                rendezvous.join(Path(meeting), backend, self.rank, self.world_size, timeout)
+                patience = max(timeout, timedelta(seconds=_MEET_S))
+                rendezvous.join(
+                    Path(meeting), backend, self.rank, self.world_size, timeout, patience
+                )
             handlers.append(InitProcessGroupKwargs(backend=backend, timeout=timeout))
         self._accelerator = Accelerator(
             cpu=on_cpu,
-            mixed_precision="bf16" if precision == "bf16" else "no",
             kwargs_handlers=handlers,
         )
         self.device: torch.device = self._accelerator.device
         # Tensor cores take rows of 8 tokens; a CPU would only compute the padding.
         self.pad_multiple = 1 if on_cpu else PAD_MULTIPLE
-        self._peers = self._find_peers()
+        self._peers = Peers(self.rank, self.gather(this_process()), folder)
         self._stop_asked = False
         self._stop_votes: torch.Tensor | None = None
         self._old_handlers: dict[signal.Signals, Any] = {}
 
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """Return the model on this rank's device, under autocast, gradients averaged over ranks."""
+    def wrap_replicated(self, model: nn.Module) -> Any:
+        """Return the model under DDP: gradients are averaged over ranks."""
         with warnings.catch_warnings():
             # torch 2.13 prefers a name that older versions, and Accelerate, don't know yet.
             warnings.filterwarnings("ignore", ".broadcast_buffers. is deprecated", FutureWarning)
-            prepared: nn.Module = self._accelerator.prepare(model)
-        return prepared
+            return self._accelerator.prepare(model)
 
-    def backward(
-        self, model: nn.Module, compute_loss: Callable[[], torch.Tensor], is_last: bool
-    ) -> torch.Tensor:
-        """Compute a micro-batch's loss and add its gradients; exchange gradients on the step's last
-        one only.
-
-        The loss is already divided by the step's global count; DDP averages over ranks, hence the
-        factor.
-        """
-        with nullcontext() if is_last else self._accelerator.no_sync(model):
-            loss = compute_loss()
-            self._accelerator.backward(loss * self.world_size)
-        return loss.detach()
+    def autocast(self) -> torch.autocast:
+        """Return the context in which losses are computed: bf16 where it is safe, or fp32."""
+        is_bf16 = self.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16)
 
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum over all ranks, on each rank; no host synchronisation."""
@@ -139,17 +123,6 @@ class Engine:
         if self.world_size > 1:
             torch.distributed.barrier()
 
-    # -- other ranks -------------------------------------------------------------------------------
-
-    def _find_peers(self) -> list[tuple[str, int]]:
-        """Return (host, process) of each rank."""
-        me = (socket.gethostname(), os.getpid())
-        if self.world_size == 1:
-            return [me]
-        peers: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(peers, me)
-        return peers
-
     def lost_rank(self, error: RuntimeError) -> LostRankError | None:
         """Return what a failed collective means: which ranks are gone; None if `error` isn't
         one."""
@@ -158,21 +131,7 @@ class Engine:
         )
         if self.world_size == 1 or not is_collective:
             return None
-        give_up_at = time.monotonic() + _LOST_WAIT_S
-        while not (gone := self._ranks_gone()) and time.monotonic() < give_up_at:
-            time.sleep(0.1)
-        reason = str(error).strip().splitlines()[0]
-        if not gone:
-            return LostRankError(f"rank {self.rank} waited in vain for the other ranks ({reason})")
-        names = ", ".join(f"rank {r} (process {self._peers[r][1]})" for r in gone)
-        return LostRankError(
-            f"{names} ended (killed? out of memory?), so rank {self.rank} can't go on"
-        )
-
-    def _ranks_gone(self) -> list[int]:
-        """Return the ranks of this machine whose process has ended."""
-        host = socket.gethostname()
-        return [r for r, (h, pid) in enumerate(self._peers) if h == host and not is_alive(pid)]
+        return self._peers.explain(str(error).strip().splitlines()[0])
 
     # -- stop --------------------------------------------------------------------------------------
 

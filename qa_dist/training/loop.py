@@ -9,11 +9,10 @@ not know SLURM, submitit or the launcher.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -26,17 +25,13 @@ from qa_dist.attempts import check_attempt, take_over, update_run
 from qa_dist.checkpoint import (
     Checkpoint,
     find_checkpoint,
-    list_steps,
     load_checkpoint,
-    prune_checkpoints,
     save_checkpoint,
 )
-from qa_dist.data.collate import Batch, collate
-from qa_dist.data.order import Order, mix
-from qa_dist.data.prepared import Prepared, read_prepared, read_template
-from qa_dist.data.shards import Split, verify_shards
+from qa_dist.data.collate import Batch
+from qa_dist.data.order import mix
+from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.files import (
-    BrokenFileError,
     read_json,
     write_status,
 )
@@ -44,17 +39,14 @@ from qa_dist.lock import locked
 from qa_dist.models.span import build_model, span_loss
 from qa_dist.recipe import Recipe
 from qa_dist.recipe_loading import load_saved_recipe
-from qa_dist.records import InputError
+from qa_dist.rotation import rotate
 from qa_dist.run_dir import RunDir
 from qa_dist.scalars import ScalarWriter
 from qa_dist.tasks import TASKS
+from qa_dist.training.batches import Batches
 from qa_dist.training.engine import Engine, resolve_precision
-from qa_dist.training.optim import (
-    build_optimizer,
-    learning_rate,
-    load_optimizer_tensors,
-    optimizer_tensors,
-)
+from qa_dist.training.layout import lay_out
+from qa_dist.training.optim import learning_rate
 
 _HEARTBEAT_S = 1.0
 _TAKE_OVER_S = 60.0  # for an older attempt to notice that it is one
@@ -83,7 +75,21 @@ class Progress:
     best_loss: float = float("inf")
 
 
-def train(run: RunDir) -> str:
+@dataclass(frozen=True)
+class Readers:
+    """What others make of checkpoints while training goes on; asked on rank 0 only."""
+
+    awaited: Callable[[RunDir], Collection[int]] = lambda run: ()
+    """Returns the steps of the checkpoints that mustn't be deleted yet."""
+    saved: Callable[[bool], None] = lambda is_last: None
+    """Called when training begins or goes on and after each periodic checkpoint, and at once
+    returns; called with True before the run is said to be done, and may take its time."""
+
+
+NO_READERS = Readers()
+
+
+def train(run: RunDir, readers: Readers = NO_READERS) -> str:
     """Train the run from where it stands; return "done", or "stopped" after a signal (the state is
     saved).
 
@@ -92,7 +98,7 @@ def train(run: RunDir) -> str:
     recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
     # Resolved once: a run that started in bf16 stays so, wherever it goes on.
     precision = read_json(run.run_json).get("precision")
-    engine = Engine(precision or resolve_precision(recipe.train.precision))
+    engine = Engine(precision or resolve_precision(recipe.train.precision), run.status)
     engine.watch_for_stop()
     try:
         with ExitStack() as stack:
@@ -105,7 +111,7 @@ def train(run: RunDir) -> str:
                 )
                 update_run(run, precision=engine.precision)
             facts = engine.broadcast(read_json(run.run_json))
-            return Training(run, recipe, prepared, engine, facts).run_to_end()
+            return Training(run, recipe, prepared, engine, facts, readers).run_to_end()
     except RuntimeError as error:
         lost = engine.lost_rank(error)
         if lost is None:
@@ -119,75 +125,45 @@ class Training:
     """The state of one attempt."""
 
     def __init__(
-        self, run: RunDir, recipe: Recipe, prepared: Prepared, engine: Engine, facts: dict[str, Any]
+        self,
+        run: RunDir,
+        recipe: Recipe,
+        prepared: Prepared,
+        engine: Engine,
+        facts: dict[str, Any],
+        readers: Readers = NO_READERS,
     ) -> None:
-        self.run, self.recipe, self.engine = run, recipe, engine
+        self.run, self.recipe, self.engine, self.readers = run, recipe, engine, readers
         self.attempt = int(facts["attempt"])
         self.identity = {"run": str(facts["id"]), "data": prepared.fingerprint}
-        task = TASKS[recipe.sources[0].task]
-        self.null_class = task.ANSWER_CLASSES.index(task.NULL_CLASS) if task.NULL_CLASS else None
-        self.train_split = self._open_verified(prepared, "train")
-        self.dev_split = prepared.open("dev")
-        self.template = read_template(self.train_split)
-        settings = recipe.train
-        self.order = Order(
-            prepared.fingerprint,
-            settings.seed,
-            self.train_split.lengths(),
-            settings.batch_windows,
-            settings.micro_batch_tokens,
-            settings.min_micro_batches_per_step,
-        )
-        self.num_steps = count_steps(recipe, self.train_split.num_windows)
-        if engine.world_size > max(1, settings.min_micro_batches_per_step):
-            raise InputError(
-                f"train.min_micro_batches_per_step={settings.min_micro_batches_per_step}: "
-                f"{engine.world_size} ranks can't share a step that is cut into fewer "
-                "micro-batches; set it to the most ranks you will ever use"
-            )
-        self.model = build_model(recipe.model, len(task.ANSWER_CLASSES), settings.seed)
+        self.batches = Batches(recipe, prepared, engine)
+        self.order, self.num_steps = self.batches.order, self.batches.num_steps
+        num_classes = len(TASKS[recipe.sources[0].task].ANSWER_CLASSES)
+        self.model = build_model(recipe.model, num_classes, recipe.train.seed)
         self.model.to(engine.device)
-        self.wrapped: nn.Module = self.model
-        self.optimizer = build_optimizer(self.model, settings)
         self.progress = Progress()
         self.loss_sum = torch.zeros((), device=engine.device)
-        self.bad_steps = torch.zeros((), device=engine.device)
         # This rank's windows, real tokens, and tokens with padding since the last scalars.
         self.tokens = [0, 0, 0]
         self.last_heartbeat = 0.0
         self.saved_step = 0  # of the newest checkpoint that this attempt found or wrote
-
-    def _open_verified(self, prepared: Prepared, name: str) -> Split:
-        """Open a split whose bytes were compared with their hashes, each rank a share; all ranks
-        fail together."""
-        problem = ""
-        split = prepared.open(name)
-        try:
-            verify_shards(path for _, path in self.engine.my_share(prepared.shards(name)))
-        except BrokenFileError as error:
-            problem = str(error)
-        problems = [text for text in self.engine.gather(problem) if text]
-        if problems:
-            raise InputError(
-                f"{problems[0]}. Delete that folder and launch the run again: it is made anew"
-            )
-        return split
 
     # -- the run -----------------------------------------------------------------------------------
 
     def run_to_end(self) -> str:
         """Resume, then batch, forward-backward, update, log, save, stop? for each step."""
         engine, settings, progress = self.engine, self.recipe.train, self.progress
-        resumed_at = self._resume()
-        self.wrapped = engine.prepare(self.model)
+        checkpoint = self._resume()
         if progress.step >= self.num_steps:
+            self._tell_readers(is_last=True)
             self._heartbeat("done")
             return "done"
+        self._lay_out(checkpoint)
+        self._tell_readers()
         scalars = None
         if engine.rank == 0:
+            resumed_at = checkpoint.step if checkpoint else None
             scalars = ScalarWriter(self.run.tensorboard, self.run.scalars, resumed_at)
-        self.model.train()
-        self._settle_gradient_exchange()
         started = time.monotonic()
         while progress.step < self.num_steps:
             # -- batch, forward-backward, update ---------------------------------------------------
@@ -217,12 +193,17 @@ class Training:
         if scalars:
             scalars.close()
         engine.barrier()
+        self._tell_readers(is_last=True)
         self._heartbeat("done")
         return "done"
 
-    def _resume(self) -> int | None:
-        """Load the newest valid checkpoint, chosen by rank 0; return its step, None for a new
-        run."""
+    def _tell_readers(self, is_last: bool = False) -> None:
+        if self.engine.rank == 0:
+            self.readers.saved(is_last)
+
+    def _resume(self) -> Checkpoint | None:
+        """Load weights and progress of the newest valid checkpoint, chosen by rank 0; return it,
+        None for a new run."""
         path = None
         if self.engine.rank == 0:
             path = find_checkpoint(
@@ -236,9 +217,6 @@ class Training:
             return None
         checkpoint: Checkpoint = load_checkpoint(path, hashes=self.engine.rank != 0)
         self.model.load_state_dict(checkpoint.model_state)
-        load_optimizer_tensors(
-            self.optimizer, self.model, checkpoint.optimizer_state, checkpoint.step
-        )
         for name, value in checkpoint.train_state.items():
             setattr(self.progress, name, value)
         self.loss_sum.fill_(self.progress.loss_sum)
@@ -247,17 +225,23 @@ class Training:
             f"resuming {self.run.root.name} at step {checkpoint.step} of {self.num_steps}",
             flush=True,
         )
-        return checkpoint.step
+        return checkpoint
 
-    def _settle_gradient_exchange(self) -> None:
-        """Do a backward that counts for nothing: after its first one DDP lays its buckets out anew.
+    def _lay_out(self, checkpoint: Checkpoint | None) -> None:
+        """Hand the model to the engine that the recipe asks for, and put the moments back.
 
-        With more than two ranks the layout decides in which order gradients are summed, so a step
-        after a resume would differ in the last bit from the same step of an uninterrupted run.
+        Before that comes a backward that counts for nothing: after its first one DDP lays its
+        buckets out anew, and with more than two ranks the layout decides in which order gradients
+        are summed, so a step after a resume would differ in the last bit from the same step of an
+        uninterrupted run.
         """
+        self.layout = lay_out(self.engine, self.model, self.recipe.train)
+        self.model.train()
         if self.engine.world_size > 1:
             self._micro_batch((), num_windows=1, is_last=True)
-            self.optimizer.zero_grad(set_to_none=True)
+            self.layout.forget_gradients()
+        if checkpoint:
+            self.layout.load_moments(checkpoint.optimizer_state, checkpoint.step)
 
     # -- one step ----------------------------------------------------------------------------------
 
@@ -266,29 +250,17 @@ class Training:
         settings, engine = self.recipe.train, self.engine
         micro_batches = self.order.micro_batches(step)
         num_windows = sum(len(windows) for windows in micro_batches)
-        mine = engine.my_share(micro_batches)
+        mine = engine.my_share(self.layout.even_out(micro_batches))
         step_loss = torch.zeros((), device=engine.device)
+        is_poisoned = faults.reach("train.gradient", step) == "nan"
         for index, windows in mine:
             seed_generators(mix(settings.seed, step, index))
             is_last = index == mine[-1][0]
-            step_loss += self._micro_batch(windows, num_windows, is_last)
-        limit = settings.clip_norm or float("inf")
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+            step_loss += self._micro_batch(windows, num_windows, is_last, is_poisoned)
         engine.sum_over_ranks(step_loss)
-        if faults.reach("train.gradient", step) == "nan":
-            grad_norm = grad_norm * float("nan")
-        # From the first bad step on nothing is updated: on CUDA the host learns of it only when it
-        # next looks.
-        is_bad = ~(torch.isfinite(grad_norm) & torch.isfinite(step_loss))
-        self.bad_steps += is_bad | (self.bad_steps > 0)
-        if engine.device.type == "cpu":
+        grad_norm = self.layout.update(rate, step_loss)
+        if self.layout.knows_at_once:
             self._check_finite()
-        else:
-            self.optimizer.found_inf = (self.bad_steps > 0).float()  # type: ignore[attr-defined]
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         self.loss_sum += step_loss
         self.progress.loss_steps += 1
         chain = hashlib.sha256(bytes.fromhex(self.progress.windows_sha256))
@@ -297,43 +269,41 @@ class Training:
         self.progress.windows_sha256 = chain.hexdigest()
         return grad_norm
 
-    def _micro_batch(self, windows: Sequence[int], num_windows: int, is_last: bool) -> torch.Tensor:
-        """Forward and backward of one micro-batch; return its share of the step's loss: ().
-
-        An empty one (in the short last batch of an epoch, or for the exchange alone) computes
-        window 0 times zero, since all ranks must take part.
-        """
-        is_empty = len(windows) == 0
-        batch = self._collate(self.train_split, [0] if is_empty else windows)
-        if not is_empty:
+    def _micro_batch(
+        self, windows: Sequence[int], num_windows: int, is_last: bool, is_poisoned: bool = False
+    ) -> torch.Tensor:
+        """Forward and backward of one micro-batch; return its share of the step's loss: ()."""
+        batch = self.batches.collate(self.batches.train_split, windows)
+        if len(windows):
             self.tokens[0] += len(windows)
             self.tokens[1] += batch.num_tokens
             self.tokens[2] += batch.input_ids.numel()
 
         def compute_loss() -> torch.Tensor:
-            return self._loss(self.wrapped, batch) * (0.0 if is_empty else 1.0 / num_windows)
+            loss = self._loss(self.layout.model, batch, len(windows)) / num_windows
+            if is_poisoned:
+                loss.register_hook(lambda gradient: gradient * float("nan"))  # type: ignore[no-untyped-call]
+            return loss
 
-        return self.engine.backward(self.wrapped, compute_loss, is_last)
+        return self.layout.backward(compute_loss, is_last)
 
-    def _collate(self, split: Split, windows: Sequence[int]) -> Batch:
-        """Return windows as this rank's device likes them."""
-        engine = self.engine
-        batch = collate(split, windows, self.template, self.null_class, engine.pad_multiple)
-        return batch.to(engine.device)
+    def _loss(self, model: nn.Module, batch: Batch, num_windows: int) -> torch.Tensor:
+        """Return a micro-batch's summed loss: ().
 
-    def _loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Return a micro-batch's summed loss; `model` without DDP where ranks may differ in how
-        often they call it."""
-        start, end = model(
-            batch.input_ids, batch.token_type_ids, batch.attention_mask, batch.candidate_mask
-        )
-        return span_loss(start, end, batch)
+        An empty one (in the short last batch of an epoch, for ranks that must do as much as the
+        others, for the exchange alone) computes window 0 times zero.
+        """
+        with self.engine.autocast():
+            start, end = model(
+                batch.input_ids, batch.token_type_ids, batch.attention_mask, batch.candidate_mask
+            )
+            return span_loss(start, end, batch) * (1.0 if num_windows else 0.0)
 
     def _check_finite(self) -> None:
         """Raise DivergedError if any step so far was bad; its update was not made."""
-        num_bad = int(self.bad_steps.item())
+        num_bad = int(self.layout.bad_steps.item())
         if num_bad:
-            step = self.progress.step - num_bad + (self.engine.device.type == "cpu")
+            step = self.progress.step - num_bad + self.layout.knows_at_once
             windows = self.order.batch(step)[:8].tolist()
             raise DivergedError(
                 f"step {step}: loss or gradient isn't finite; no update was made and nothing was "
@@ -379,19 +349,20 @@ class Training:
         """
         progress, settings, engine = self.progress, self.recipe.train, self.engine
         is_periodic = is_last or progress.step % settings.checkpoint_every_steps == 0
-        if is_periodic and settings.validation_windows and self.dev_split.num_windows:
+        if is_periodic and self.batches.num_validated:
             loss = self.validation_loss()
             if scalars:
                 scalars.write(progress.step, {"validation/loss": loss})
             if loss < progress.best_loss:
                 progress.best_step, progress.best_loss = progress.step, loss
         progress.loss_sum = float(self.loss_sum.item())
+        weights, moments = self.layout.weights(), self.layout.moments()
         if engine.rank == 0:
             save_checkpoint(
                 self.run.checkpoints,
                 progress.step,
-                self.model.state_dict(),
-                optimizer_tensors(self.optimizer, self.model),
+                weights,
+                moments,
                 dict(vars(progress)),
                 {**self.identity},
                 self.attempt,
@@ -400,39 +371,29 @@ class Training:
             self.saved_step = progress.step
             update_run(self.run, has_checkpoint=True)
             self._heartbeat("running")
-            steps = list_steps(self.run.checkpoints)
-            periodic = [
-                s for s in steps if s % settings.checkpoint_every_steps == 0 or s == self.num_steps
-            ]
-            prune_checkpoints(
-                self.run.checkpoints,
-                1,
-                progress.best_step or None,
-                protected=periodic[-settings.keep_checkpoints :],
+            rotate(
+                self.run,
+                settings,
+                self.num_steps,
+                progress.best_step,
+                self.readers.awaited(self.run),
                 attempt=self.attempt,
                 verified_step=progress.step,
             )
+            if is_periodic:
+                self._tell_readers()
         engine.barrier()
 
-    @torch.no_grad()
     def validation_loss(self) -> float:
         """Return the mean loss per window over a fixed sample of the dev windows; the same for any
         world size."""
-        order = Order(
-            self.order.fingerprint,
-            seed=0,
-            lengths=self.dev_split.lengths(),
-            batch_windows=min(self.recipe.train.validation_windows, self.dev_split.num_windows),
-            micro_batch_tokens=self.recipe.train.micro_batch_tokens,
-            min_micro_batches=1,
-        )
-        self.model.eval()
+        batches, micro_batches = self.batches, self.batches.validation_micro_batches()
         total = torch.zeros((), device=self.engine.device)
-        for _, windows in self.engine.my_share(order.micro_batches(0)):
-            batch = self._collate(self.dev_split, windows)
-            total += self._loss(self.model, batch)
-        self.model.train()
-        return float(self.engine.sum_over_ranks(total).item()) / order.batch_windows
+        with self.layout.evaluating() as model:
+            for _, windows in self.engine.my_share(self.layout.even_out(micro_batches)):
+                batch = batches.collate(batches.dev_split, windows)
+                total += self._loss(model, batch, len(windows))
+        return float(self.engine.sum_over_ranks(total).item()) / batches.num_validated
 
     def _heartbeat(self, state: str) -> None:
         """Tell who looks at status/ where we are."""
@@ -453,16 +414,6 @@ class Training:
                     "pid": os.getpid(),
                 },
             )
-
-
-def count_steps(recipe: Recipe, num_windows: int) -> int:
-    """Return the steps of the whole run."""
-    if num_windows == 0:
-        raise InputError("sources.0.train: not one window to train on; see what prepare dropped")
-    if recipe.train.max_steps:
-        return recipe.train.max_steps
-    steps_per_epoch = math.ceil(num_windows / recipe.train.batch_windows)
-    return max(1, round(recipe.train.epochs * steps_per_epoch))
 
 
 def seed_generators(seed: int) -> None:

@@ -7,14 +7,14 @@ it is safetensors and can be read back on any number of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
 from qa_dist.recipe import Train
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def build_optimizer(model: nn.Module, train: Train) -> torch.optim.AdamW:
@@ -42,7 +42,7 @@ def optimizer_tensors(
     """Return both moments of each parameter by name; empty before the first step."""
     tensors = {}
     for name, parameter in model.named_parameters():
-        for moment in _MOMENTS:
+        for moment in MOMENTS:
             if moment in optimizer.state.get(parameter, {}):
                 tensors[f"{moment}/{name}"] = optimizer.state[parameter][moment]
     return tensors
@@ -53,11 +53,17 @@ def load_optimizer_tensors(
     model: nn.Module,
     tensors: Mapping[str, torch.Tensor],
     num_updates: int,
+    place: Callable[[torch.Tensor, nn.Parameter], torch.Tensor] = lambda whole, p: whole.to(
+        p.device
+    ),
 ) -> None:
-    """Put back what `optimizer_tensors` returned after `num_updates` updates."""
+    """Put back what `optimizer_tensors` returned after `num_updates` updates.
+
+    `place` gives what this rank keeps of a moment: by default the whole, on the parameter's device.
+    """
     for name, parameter in model.named_parameters():
         # Absent: a parameter that has never had a gradient (of a layer that this head doesn't use).
-        if num_updates and f"{_MOMENTS[0]}/{name}" in tensors:
-            state = {m: tensors[f"{m}/{name}"].to(parameter.device) for m in _MOMENTS}
+        if num_updates and f"{MOMENTS[0]}/{name}" in tensors:
+            state = {m: place(tensors[f"{m}/{name}"], parameter) for m in MOMENTS}
             state["step"] = torch.tensor(float(num_updates), device=parameter.device)
             optimizer.state[parameter] = state

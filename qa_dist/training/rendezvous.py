@@ -22,6 +22,8 @@ from qa_dist.files import read_json_if_there, write_json
 from qa_dist.records import InputError
 
 VARIABLE = "QA_DIST_RENDEZVOUS"
+PATTERN = "rendezvous-*.json"
+"""Of the file's name, for jobs that leave one behind when they are killed."""
 INTERFACE_VARIABLE = "QA_DIST_INTERFACE"
 _POLL_S = 0.1
 
@@ -30,19 +32,33 @@ class MissingRankError(Exception):
     """Some ranks didn't come in time; the message names them."""
 
 
-def join(path: Path, backend: str, rank: int, world_size: int, timeout: timedelta) -> None:
-    """Start the process group of all ranks. Raises MissingRankError after `timeout`."""
+def join(
+    path: Path,
+    backend: str,
+    rank: int,
+    world_size: int,
+    timeout: timedelta,
+    patience: timedelta | None = None,
+) -> None:
+    """Start the process group of all ranks, whose calls wait for a peer until `timeout`.
+
+    Raises MissingRankError if some didn't come within `patience` (else `timeout`, too): nodes start
+    at different speeds.
+    """
+    patience = patience or timeout
     if rank == 0:
-        store = TCPStore("0.0.0.0", 0, world_size, True, timeout=timeout, wait_for_workers=False)
+        for old in path.parent.glob(PATTERN):  # of starts that were killed while they met
+            old.unlink(missing_ok=True)
+        store = TCPStore("0.0.0.0", 0, world_size, True, timeout=patience, wait_for_workers=False)
         address, port = own_address(), store.port
         write_json(path, {"address": address, "port": port})
     else:
-        address, port = _read_address(path, rank, timeout)
-        store = TCPStore(address, port, world_size, False, timeout=timeout, wait_for_workers=False)
+        address, port = _read_address(path, rank, patience)
+        store = TCPStore(address, port, world_size, False, timeout=patience, wait_for_workers=False)
     os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port))  # libraries look for them
     store.set(f"here/{rank}", socket.gethostname())
     if rank == 0:
-        _wait_for_all(store, world_size, timeout)
+        _wait_for_all(store, world_size, patience)
         path.unlink()
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
 

@@ -47,6 +47,11 @@ def test_what_a_forecast_says(
     assert "up to 3 elements (checkpoint x shard)" in text, "2 newest and the best, 1 dev shard"
     assert "train: 128 questions, about " in text and "aggregate" not in text
     assert text.endswith("dry run: nothing was written\n")
+    fewer = replace(recipe, train=replace(recipe.train, keep_checkpoints=1))
+    each = replace(fewer, evaluation=replace(recipe.evaluation, when="each_checkpoint"))
+    for asked, count in ((fewer, 2), (each, 3)):
+        print_forecast(asked, PLACE, plan, prepared, ["evaluate"])
+        assert f"up to {count} elements (checkpoint x shard)" in capsys.readouterr().out
 
 
 def test_epochs_become_steps(

@@ -14,13 +14,13 @@ from fabricated import FakeRun, fabricate
 from qa_dist.cluster.heartbeats import (
     Holder,
     OnDisk,
+    aggregates_of,
     is_at_work,
     is_on_slurm,
     jobs_of,
     launcher,
     lock_holder,
     read_elements,
-    read_setting,
     worker,
 )
 
@@ -71,6 +71,50 @@ def test_the_checkpoints_say_what_there_is_to_evaluate(fake: FakeRun) -> None:
     assert read_elements(fake.run, "aggregate")[0].is_done
 
 
+def each(fake: FakeRun) -> FakeRun:
+    fake.run.recipe.write_text(
+        "name: tiny\ntrain:\n  checkpoint_every_steps: 4\nevaluation:\n  when: each_checkpoint\n"
+    )
+    return fake
+
+
+def test_each_checkpoint_may_be_done_before_training_is(fake: FakeRun) -> None:
+    each(fake)
+    fake.submit("evaluate", 1, [5])  # of an earlier launch, when it meant something else
+    fake.submit("train", 2, attempt=2)
+    fake.train(4, of=10)
+    fake.evaluate(4)
+    fake.score(4)
+    fake.train(8, of=10)
+    fake.submit("evaluate", 3, [2], attempt=2)
+    fake.beat("aggregate", 0, "done")
+    there = read_elements(fake.run, "evaluate")
+    assert [(e.index, e.is_done) for e in there] == [(0, True), (1, False), (2, False)]
+    fake.evaluate(8)
+    fake.score(8)
+    assert [e.is_done for e in read_elements(fake.run, "evaluate")] == [True, True, False]
+    assert not read_elements(fake.run, "aggregate")[0].is_done, "more will come"
+    fake.train(10, of=10)
+    assert [(e.index, e.is_done) for e in read_elements(fake.run, "evaluate")] == [
+        (0, True), (1, True), (2, False),
+    ]  # fmt: skip
+    assert not read_elements(fake.run, "aggregate")[0].is_done
+    fake.evaluate(10)
+    fake.score(10)
+    assert read_elements(fake.run, "aggregate")[0].is_done
+
+
+def test_of_each_checkpoint_the_jobs_of_this_launch_count(fake: FakeRun) -> None:
+    each(fake)
+    fake.submit("evaluate", 1, [0, 1], is_array=True)
+    fake.submit("train", 2, attempt=3)
+    fake.submit("evaluate", 3, [0], attempt=3)
+    fake.submit("aggregate", 4, attempt=3)
+    fake.submit("aggregate", 6, attempt=4)
+    assert jobs_of(fake.run, "evaluate") == {0: (3, None)}
+    assert aggregates_of(fake.run) == [(6, None), (4, None)]
+
+
 def test_the_newest_job_of_an_element_counts(fake: FakeRun) -> None:
     fake.submit("prepare", 1, [0, 1, 2], is_array=True)
     fake.submit("train", 2)
@@ -80,10 +124,9 @@ def test_the_newest_job_of_an_element_counts(fake: FakeRun) -> None:
     assert jobs_of(fake.run, "aggregate") == {}
 
 
-def test_settings_are_read_without_a_yaml_reader(fake: FakeRun, tmp_path: Path) -> None:
-    assert is_on_slurm(fake.run) and read_setting(fake.run.recipe, "batch_windows") == "8"
-    assert read_setting(fake.run.recipe, "other") == ""
-    assert read_setting(tmp_path / "none.yaml", "where") == ""
+def test_the_profile_says_where_a_run_is(fake: FakeRun, tmp_path: Path) -> None:
+    assert is_on_slurm(fake.run)
+    assert not is_on_slurm(fabricate(tmp_path / "other", where="local").run)
 
 
 def test_a_lock_is_held_by_who_has_it_open(tmp_path: Path, fake: FakeRun) -> None:

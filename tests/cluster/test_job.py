@@ -16,6 +16,7 @@ import pytest
 
 from qa_dist.cluster import job
 from qa_dist.cluster.job import LocalJob, report_failure, run_stage
+from qa_dist.code_version import code_version
 from qa_dist.files import read_json, write_status
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
@@ -89,7 +90,7 @@ def test_a_job_pickles_as_names_and_numbers_and_loads_no_torch(run: RunDir) -> N
 
 
 def test_each_attempt_and_rank_logs_to_its_own_files(run: RunDir) -> None:
-    def work(stage: str, run: RunDir, element: int) -> str:
+    def work(stage: str, run: RunDir, element: int, saved: job.Saved) -> str:
         print("to stdout", flush=True)
         os.write(2, b"to stderr\n")
         return "done"
@@ -97,7 +98,8 @@ def test_each_attempt_and_rank_logs_to_its_own_files(run: RunDir) -> None:
     environ = {"SUBMITIT_LOCAL_GLOBALID": "1", "SUBMITIT_LOCAL_NTASKS": "2"}
     assert wait(start(make_job(run), work, **environ)) == 0
     out = run.logs / "evaluate-3-2-1.out"
-    assert out.read_text() == "# evaluate 3, attempt 2, rank 1\nto stdout\n"
+    head = f"# evaluate 3, attempt 2, rank 1, code {code_version()}\n"
+    assert out.read_text() == f"{head}to stdout\n"
     assert (run.logs / "evaluate-3-2-1.err").read_text() == "to stderr\n"
     assert out.stat().st_mode & 0o077 == 0, "for its owner only"
 
@@ -114,7 +116,7 @@ def test_a_rank_is_told_who_it_is_and_what_is_its_own(run: RunDir) -> None:
         "TOKENIZERS_PARALLELISM": "true",
     }
 
-    def work(stage: str, run: RunDir, element: int) -> str:
+    def work(stage: str, run: RunDir, element: int, saved: job.Saved) -> str:
         differing = {k: os.environ.get(k) for k, v in wanted.items() if os.environ.get(k) != v}
         assert (stage, element) == ("evaluate", 3)
         return "stopped" if differing else "done"
@@ -163,6 +165,19 @@ def test_who_failed_first_is_not_talked_over(run: RunDir) -> None:
     status = read_json(run.status_file("train", 0))
     assert status["error"] == "the reason"
     assert status["saved_step"] == 4, "what was saved stays known"
+
+
+def test_t15_an_older_attempt_does_not_talk_over_a_newer_one(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = run.status_file("train", 0)
+    write_status(path, {"state": "done", "attempt": 3})
+    monkeypatch.setenv("QA_DIST_ATTEMPT", "2")
+    report_failure(run, "train", 0, InputError("rank 1 is gone"))
+    assert read_json(path) == {"state": "done", "attempt": 3}
+    monkeypatch.setenv("QA_DIST_ATTEMPT", "3")
+    report_failure(run, "train", 0, InputError("rank 1 is gone"))
+    assert read_json(path)["error"] == "rank 1 is gone"
 
 
 # ---- stopping

@@ -54,6 +54,17 @@ def test_auto_is_slurm_where_one_answers_else_local(
     assert read_profile(keys).where == "local"
 
 
+def test_any_setting_of_the_profile_may_be_said_otherwise() -> None:
+    words = ["profile=local", "timeout_min=60", "master_interface=lo", "evaluate.mem_gb=32"]
+    keys, overrides = split_arguments(words, [*launching.LAUNCH_KEYS, *launching.PROFILE_KEYS])
+    profile = read_profile(keys)
+    assert overrides == []
+    assert (profile.timeout_min, profile.master_interface) == (60, "lo")
+    assert profile.evaluate.mem_gb == 32
+    with pytest.raises(InputError, match="timeout_min=0: expected a number of minutes"):
+        read_profile({"profile": "local", "timeout_min": "0"})
+
+
 def test_a_dry_run_on_slurm_prints_the_scripts_of_the_stages(
     launch_words: list[str],
     slurm_commands: None,

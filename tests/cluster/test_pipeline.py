@@ -18,7 +18,7 @@ from qa_dist.checkpoint import list_steps
 from qa_dist.cluster import pipeline
 from qa_dist.cluster.pipeline import is_trained, open_root, run_stage_here
 from qa_dist.evaluation.elements import is_evaluated
-from qa_dist.files import read_json, write_status
+from qa_dist.files import read_json, write_json, write_status
 from qa_dist.recipe import Recipe
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
@@ -100,6 +100,22 @@ def test_trained_is_what_says_so_and_has_its_last_checkpoint(copied: RunDir) -> 
     assert not is_trained(copied)
 
 
+def test_t21_changed_code_is_said_once_and_noted(
+    zygote: Zygote, launch_words: list[str], copied: RunDir
+) -> None:
+    words = [*launch_words, f"runs_dir={copied.root.parents[1]}"]
+    facts = read_json(copied.run_json)
+    write_json(copied.run_json, {**facts, "code": "0123456789ab"})
+    copied.scores_file(8).unlink()
+    child = zygote.run("launch", *words)
+    assert child.status == 0, child.text
+    said = "warning: the code has changed since this run was last launched (0123456789ab -> "
+    assert said in child.text and facts["code"] in child.text
+    assert read_json(copied.run_json)["code"] == facts["code"]
+    copied.scores_file(8).unlink()
+    assert "the code has changed" not in zygote.run("launch", *words).text
+
+
 def test_only_what_is_missing_is_done(
     zygote: Zygote, launch_words: list[str], copied: RunDir
 ) -> None:
@@ -136,6 +152,34 @@ def test_other_evaluation_settings_evaluate_anew(
     assert after == weights
     child = zygote.run("launch", *words)
     assert "evaluate: nothing to do" in child.text and "aggregate: nothing to do" in child.text
+
+
+def test_each_checkpoint_is_evaluated_before_it_is_rotated_away(
+    zygote: Zygote, launch_words: list[str], finished_run: RunDir, tmp_path: Path
+) -> None:
+    runs = f"runs_dir={tmp_path / 'runs'}"
+    each = ("evaluation.when=each_checkpoint", "train.keep_checkpoints=1", runs)
+    words = changed(launch_words, *each)
+    run = RunDir(tmp_path / "runs" / "tiny_coqa" / "main")
+    child = zygote.run("launch", *words, "stages=prepare,train")
+    assert child.status == 0, child.text
+    assert list_steps(run.checkpoints) == [3, 6, 8]
+    child = zygote.run("launch", *words)
+    assert child.status == 0, child.text
+    assert "evaluate (3 elements)" in child.text
+    best = read_json(run.checkpoints / "step-00000008" / "train_state.json")["best_step"]
+    assert list_steps(run.checkpoints) == sorted({best, 8})
+    assert sorted(path.name for path in run.scores.iterdir()) == [
+        "step-00000003.json", "step-00000006.json", "step-00000008.json",
+    ]  # fmt: skip
+    assert read_json(run.scores_file(6)) == read_json(finished_run.scores_file(6))
+    child = zygote.run("launch", *words)
+    assert "evaluate: nothing to do" in child.text and "aggregate: nothing to do" in child.text
+    kept = {name: sha for name, sha in artefacts(run).items() if "predictions" in name}
+    child = zygote.run("launch", *changed(words, "evaluation.when=at_end"))
+    assert child.status == 0 and "train: nothing to do" in child.text
+    assert "evaluate: nothing to do" in child.text, "the same predictions, counted otherwise"
+    assert {name: sha for name, sha in artefacts(run).items() if "predictions" in name} == kept
 
 
 def test_only_the_stages_asked_for_are_run(

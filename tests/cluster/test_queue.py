@@ -138,8 +138,8 @@ def test_scontrol(slurm: FakeSlurm) -> None:
     assert queue.show_job("12_3")["JobState"] == "RUNNING"
     queue.requeue("12_3")
     assert slurm.calls == ["scontrol show job -o 12_3", "scontrol requeue 12_3"]
-    slurm.answers("scontrol", "MaxArraySize            = 6\nMaxJobCount = 10000\n")
-    assert queue.max_array_size() == 6
+    slurm.answers("scontrol", "MaxArraySize            = 6\nSlurmdTimeout = 20 sec\n")
+    assert (queue.max_array_size(), queue.slurmd_timeout_s()) == (6, 20)
     slurm.answers("scontrol", "", "Requested operation is presently disabled")
     with pytest.raises(QueueError, match="scontrol requeue: Requested operation"):
         queue.requeue("12_3")

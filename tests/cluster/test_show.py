@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fabricated import fabricate
 from rich.console import Console
 
+from qa_dist.attempts import update_run
 from qa_dist.cluster import show
-from qa_dist.cluster.show import StageProgress, show_prepared, show_scores
+from qa_dist.cluster.show import StageProgress, show_prepared, show_scores, show_submitted
+from qa_dist.cluster.submitted import Submitted
 
 
 def make_console(is_terminal: bool = False) -> tuple[Console, io.StringIO]:
@@ -135,3 +139,19 @@ def test_one_threshold_needs_no_mark() -> None:
     show_scores(console, make_scores(always_answer=None), "tiny")
     assert " * " not in stream.getvalue() and "upper bound" not in stream.getvalue()
     assert "│ all " in stream.getvalue()
+
+
+def test_what_was_submitted_names_what_training_will_submit(tmp_path: Path) -> None:
+    fake = fabricate(tmp_path)
+    update_run(fake.run, stages=["train", "evaluate"])
+
+    def shown(*stages: str) -> str:
+        console, stream = make_console()
+        jobs = [Submitted(stage, 7, [0], [], 1, False) for stage in stages]
+        show_submitted(console, jobs, fake.run)
+        return stream.getvalue()
+
+    later = "evaluate: submitted by the training job at each checkpoint"
+    assert later not in shown("train") and "train" in shown("train")
+    fake.run.recipe.write_text("evaluation:\n  when: each_checkpoint\n")
+    assert later in shown("prepare", "train") and later not in shown("evaluate")

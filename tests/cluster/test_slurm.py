@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fake_slurm import FakeSlurm, fake_slurm
 
 from qa_dist import faults
-from qa_dist.cluster.slurm import check_paths, save_code, submit_stages
+from qa_dist.cluster.slurm import check_paths, submit_stages
 from qa_dist.cluster.submitted import read_planned, read_submitted
 from qa_dist.profile import Profile, Resources
 from qa_dist.records import InputError
@@ -96,6 +95,14 @@ def test_each_stage_asks_for_its_own_resources(fake_slurm: FakeSlurm, run: RunDi
     assert f"export PYTHONPATH={run.root}/code" in script
 
 
+def test_t14_srun_waits_for_peers_longer_than_slurm_for_a_node(
+    fake_slurm: FakeSlurm, run: RunDir
+) -> None:
+    fake_slurm.says("scontrol", "MaxArraySize = 100\nSlurmdTimeout = 300 sec\n")
+    submit_stages(run, PROFILE, "r.main", {"train": [0]}, 1)
+    assert "--wait=480" in fake_slurm.script(1)
+
+
 def test_s15_nothing_of_the_environment_but_a_list_of_names_gets_in(
     fake_slurm: FakeSlurm, run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,19 +185,3 @@ def test_s01_a_controller_that_is_down_is_one_clear_line(
 def test_s14_a_path_that_sbatch_might_misread_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="which sbatch may misread"):
         check_paths(RunDir(tmp_path / name))
-
-
-def test_the_code_is_copied_into_the_run(run: RunDir, tmp_path: Path) -> None:
-    save_code(run, PROFILE)
-    code = run.root / "code"
-    assert (code / "qa_dist" / "training" / "loop.py").is_file()
-    assert "module load" in (code / "slurm" / "env.sh").read_text()
-    assert not list(code.rglob("*.pyc"))
-    env_file = tmp_path / "mine.sh"
-    env_file.write_text("export A=1\n")
-    save_code(run, replace(PROFILE, env_file=str(env_file)))
-    assert (code / "slurm" / "env.sh").read_text() == "export A=1\n"
-    with pytest.raises(InputError, match="env_file=/nowhere: there is no such file"):
-        save_code(run, replace(PROFILE, env_file="/nowhere"))
-    assert (code / "slurm" / "env.sh").read_text() == "export A=1\n", "the old one stays"
-    assert [path.name for path in run.root.iterdir()] == ["code"]

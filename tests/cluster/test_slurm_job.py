@@ -74,6 +74,11 @@ def test_ranks_and_attempt_come_from_slurm(run: RunDir, monkeypatch: pytest.Monk
     assert "CUDA_VISIBLE_DEVICES" not in again
 
 
+def test_a_single_rank_looks_for_no_peers(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert "LOCAL_RANK" not in make_job(run).rank_environ()
+
+
 RUNNING = "JobId=12 JobState=RUNNING TimeLimit=1-00:10:00 StartTime={start}"
 ENDING = "JobId=12 JobState=COMPLETING TimeLimit=00:10:00 StartTime=5"
 

@@ -114,6 +114,49 @@ def test_a_finished_run_asks_nobody(fake: FakeRun, slurm: FakeSlurm) -> None:
     assert slurm.calls == []
 
 
+def test_what_training_submits_at_each_checkpoint_waits_for_it(
+    fake: FakeRun, slurm: FakeSlurm
+) -> None:
+    fake.run.recipe.write_text(
+        "train:\n  batch_windows: 8\n  checkpoint_every_steps: 4\nevaluation:\n"
+        "  when: each_checkpoint\n"
+    )
+    facts = json.loads(fake.run.run_json.read_text())
+    fake.run.run_json.write_text(
+        json.dumps({**facts, "stages": ["train", "evaluate", "aggregate"]})
+    )
+    fake.prepare(0, 1, 2, 3)
+    fake.submit("train", 2)
+    slurm.answers("squeue", "2|N/A|RUNNING|None|n1|1|(null)\n")
+    fake.beat("train", 0, "running", step=1, of=12)
+    to_come = "training submits it at the next checkpoint"
+    assert notes(ask(fake), "evaluate") == notes(ask(fake), "aggregate") == [to_come]
+    fake.train(4, of=12)
+    fake.evaluate(4)
+    fake.train(8, of=12)
+    fake.submit("aggregate", 4)
+    fake.submit("evaluate", 5, [1])
+    fake.beat("evaluate", 1, "running", step=0, of=9)
+    fake.submit("aggregate", 6)
+    fake.beat("aggregate", 0, "done", step=1, of=2)
+    fake.train(11, of=12)
+    fake.beat("evaluate", 2, "waiting", not_submitted="controller down")
+    slurm.answers(
+        "squeue",
+        "2|N/A|RUNNING|None|n1|1|(null)\n4|N/A|PENDING|Dependency||N/A|afterok:3_*\n"
+        "5|N/A|RUNNING|None|n1|1|(null)\n6|N/A|COMPLETED|None|n1|1|(null)\n",
+    )
+    found = ask(fake)
+    assert states(found)["evaluate"] == ["done", "running"] and found.state == "running"
+    assert found.stages[3].elements[0].job == "4", "one that lives counts before a newer one"
+    fake.train(12, of=12)
+    slurm.answers("squeue", "6|N/A|COMPLETED|None|n1|1|(null)\n")
+    found = ask(fake)
+    assert states(found)["evaluate"] == ["done", "failed", "missing"]
+    assert notes(found, "evaluate")[2] == "couldn't be submitted (controller down); launch again"
+    assert notes(found, "aggregate") == ["it had only 1 of 2 to work on"]
+
+
 def test_s1_a_queue_that_is_down_leaves_what_the_disk_says(fake: FakeRun, slurm: FakeSlurm) -> None:
     submit_all(fake)
     fake.prepare(0, 1, 2, 3)

@@ -54,6 +54,15 @@ def test_stages_before_the_one_named_go_on(fake: FakeRun, slurm: FakeSlurm) -> N
         stop_run(fake.run, "eval")
 
 
+def test_training_that_goes_on_has_later_checkpoints_evaluated(
+    fake: FakeRun, slurm: FakeSlurm
+) -> None:
+    fake.run.recipe.write_text("evaluation:\n  when: each_checkpoint\n")
+    slurm.answers("squeue", QUEUE)
+    assert "has later checkpoints evaluated" in stop_run(fake.run, "evaluate")[1]
+    assert not any("later" in line for line in stop_run(fake.run))
+
+
 def test_nothing_alive_is_said_and_nothing_called(fake: FakeRun, slurm: FakeSlurm) -> None:
     assert stop_run(fake.run) == ["nothing to cancel: none of its jobs is waiting or running"]
     assert not [call for call in slurm.calls if call.startswith("scancel")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -12,14 +13,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import artefacts, evaluate_all, fault_environ, fired
+from runs import (
+    add_noisy_checkpoint,
+    artefacts,
+    evaluate_all,
+    fault_environ,
+    fired,
+    with_each_checkpoint,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from zygote import Zygote
 
+from qa_dist.checkpoint import list_steps
 from qa_dist.data.prepared import read_prepared
+from qa_dist.evaluation import aggregate as aggregates
 from qa_dist.evaluation.aggregate import aggregate, rebuild_tensorboard
 from qa_dist.evaluation.elements import marker_file
-from qa_dist.files import file_sha256, read_json, write_json
+from qa_dist.files import file_sha256, read_json, read_status, write_json, write_status
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
 from qa_dist.text.decode import best_threshold
@@ -143,6 +153,90 @@ def test_e03_killed_between_json_and_tensorboard_ends_with_each_point_once(
     assert [step for step, _ in points["dev/em"]] == [6, 8]
     for step in (6, 8):
         assert run.scores_file(step).read_bytes() == finished_run.scores_file(step).read_bytes()
+
+
+# ---- one aggregate for each checkpoint
+
+
+@pytest.fixture
+def each(copied: RunDir) -> RunDir:
+    """Two checkpoints, of which step 8 is evaluated and step 2 isn't; training goes on."""
+    with_each_checkpoint(copied, every=2)
+    write_status(copied.status_file("train", 0), {"state": "running", "step": 8, "of": 10})
+    add_noisy_checkpoint(copied, step=2)
+    return copied
+
+
+def test_what_is_still_being_evaluated_is_left_to_the_aggregate_behind_it(
+    each: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    each.scores_file(8).unlink()
+    assert aggregate(each) == [8] and each.scores_file(8).exists()
+    assert "not scored yet: step-00000002: no total" in capsys.readouterr().out
+    status = read_status(each.status_file("aggregate", 0))
+    assert (status["state"], status["step"], status["of"]) == ("done", 1, 2)
+    write_status(each.status_file("train", 0), {"state": "done", "step": 8, "of": 8})
+    write_status(each.status_file("evaluate", 0), {"state": "running"})
+    assert aggregate(each) == [8]
+
+
+@pytest.mark.parametrize("said", ["failed", None])
+def test_e01_after_training_what_nobody_evaluates_is_refused_once_others_are_scored(
+    each: RunDir, said: str | None
+) -> None:
+    each.scores_file(8).unlink()
+    write_status(each.status_file("train", 0), {"state": "done", "step": 8, "of": 8})
+    if said:
+        write_status(each.status_file("evaluate", 1), {"state": said})
+        write_status(each.status_file("evaluate", 2), {"state": "running"})
+    with pytest.raises(InputError, match="step-00000002: no total, since 2 of 2 shards of heldout"):
+        aggregate(each)
+    assert each.scores_file(8).exists() and not each.scores_file(2).exists()
+    assert list_steps(each.checkpoints) == [2, 8], "it may still be evaluated"
+
+
+def test_the_last_aggregate_leaves_what_a_single_one_would_and_rotates(
+    each: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aggregate(each)
+    write_status(each.status_file("train", 0), {"state": "done", "step": 8, "of": 8})
+    evaluate_all(each)
+    settings = each.recipe.read_text()
+    each.recipe.write_text(re.sub("keep_checkpoints: .*", "keep_checkpoints: 1", settings))
+    single = RunDir(tmp_path / "single")
+    shutil.copytree(each.root, single.root)
+    shutil.rmtree(single.scores)
+    scored: list[int] = []
+    score = aggregates._score_step
+    monkeypatch.setattr(aggregates, "_score_step", lambda *a: [scored.append(a[3]), score(*a)][1])
+    assert aggregate(each) == [2, 8]
+    assert scored == [2], "what is current isn't computed again"
+    assert list_steps(each.checkpoints) == [8]
+    assert aggregate(single) == [2, 8] and scored == [2, 2, 8]
+    for step in (2, 8):
+        ours, theirs = (read_json(run.scores_file(step)) for run in (each, single))
+        assert {**ours, "run": ""} == {**theirs, "run": ""}
+    assert tensorboard_points(each) == tensorboard_points(single)
+    assert aggregate(each) == [2, 8], "the predictions of step 2 stay"
+
+
+def test_aggregates_at_the_same_time_take_turns(
+    zygote: Zygote, evaluated: RunDir, tmp_path: Path
+) -> None:
+    run, log = RunDir(tmp_path / "main"), tmp_path / "faults.log"
+    shutil.copytree(evaluated.root, run.root)
+    run.root.chmod(0o700)
+    points = tensorboard_points(run)
+    shutil.rmtree(run.scores)
+    run.status_file("aggregate", 0).unlink()
+    fault = fault_environ("point=aggregate.after_json;action=sleep:1", log)
+    children = [
+        zygote.start("aggregate", f"run={run.root}", "element=0", env=fault) for _ in range(3)
+    ]
+    assert [child.wait() for child in children] == [0, 0, 0], children[0].text
+    assert fired(log) == [("aggregate.after_json", "sleep:1", 8)], "the others found it scored"
+    assert run.scores_file(8).read_bytes() == evaluated.scores_file(8).read_bytes()
+    assert tensorboard_points(run) == points
 
 
 def test_tensorboard_is_rebuilt_from_the_scores_alone(copied: RunDir) -> None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import evaluate_all, fired, temporary_files
+from runs import (
+    add_noisy_checkpoint,
+    evaluate_all,
+    fired,
+    temporary_files,
+    with_each_checkpoint,
+)
 
 from qa_dist import faults
+from qa_dist.checkpoint import prune_checkpoints
 from qa_dist.data.prepared import read_prepared
 from qa_dist.data.shards import Shard
+from qa_dist.evaluation import predict
 from qa_dist.evaluation.aggregate import aggregate
-from qa_dist.evaluation.elements import elements, is_evaluated, marker_file
+from qa_dist.evaluation.elements import elements, is_evaluated, marker_file, origin
 from qa_dist.evaluation.predict import evaluate_element
 from qa_dist.files import read_json
 from qa_dist.records import InputError
@@ -150,7 +159,7 @@ def test_e01_a_failed_element_leaves_nothing_and_is_redone_byte_for_byte(
 ) -> None:
     log = tmp_path / "faults.log"
     monkeypatch.setenv(faults.LOG_VARIABLE, str(log))
-    step, _, shard = elements(copied)[-1]
+    step, _, shard = elements(copied)[max(elements(copied))]
     path = copied.predictions_file(step, shard)
     whole = path.read_bytes()
     path.unlink()
@@ -165,6 +174,37 @@ def test_e01_a_failed_element_leaves_nothing_and_is_redone_byte_for_byte(
     assert temporary_files(copied) == []
     evaluate_all(copied)
     assert path.read_bytes() == whole
+
+
+def test_e04_a_checkpoint_is_not_rotated_away_while_it_is_evaluated(
+    copied: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_noisy_checkpoint(copied, step=12)
+    copied.predictions_file(8, elements(copied)[0][2]).unlink()
+    deleted = []
+
+    def origin_after_a_rotation(run: RunDir, step: int) -> dict[str, str]:
+        deleted.append(prune_checkpoints(run.checkpoints, 1, None, attempt=1))
+        return origin(run, step)
+
+    monkeypatch.setattr(predict, "origin", origin_after_a_rotation)
+    evaluate_element(copied, 0)
+    assert deleted == [[]] and is_evaluated(copied, 8, elements(copied)[0][2])
+    assert prune_checkpoints(copied.checkpoints, 1, None, attempt=1) == [8]
+
+
+def test_a_checkpoint_that_has_gone_is_named(copied: RunDir) -> None:
+    with_each_checkpoint(copied, every=2)
+    numbers = list(elements(copied))
+    shutil.rmtree(copied.checkpoints / step_name(8))
+    evaluate_element(copied, numbers[0])  # is done all the same
+    path = copied.predictions_file(8, elements(copied)[numbers[0]][2])
+    path.write_text("")
+    with pytest.raises(InputError, match=r"step-00000008: has no MANIFEST.* to go on without it"):
+        evaluate_element(copied, numbers[0])
+    shutil.rmtree(path.parent)
+    with pytest.raises(InputError, match=f"element {numbers[0]} can't be evaluated"):
+        evaluate_element(copied, numbers[0])
 
 
 def test_damaged_weights_are_refused_by_name(copied: RunDir) -> None:

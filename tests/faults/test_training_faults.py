@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cases import Case, Gang
 from runs import (
     artefacts,
     curve,
@@ -29,7 +30,7 @@ from runs import (
     temporary_files,
     windows_sha256,
 )
-from zygote import Child, Zygote, free_port, rank_environ, wait_until
+from zygote import Zygote, free_port, rank_environ, wait_until
 
 from qa_dist import faults
 from qa_dist.checkpoint import list_steps
@@ -40,37 +41,6 @@ ROOT = Path(__file__).resolve().parents[2]
 STOPPED = 75
 NUM_STEPS = 8
 SAVE_POINTS = ("before_files", "mid_file", "after_files", "after_rename", "after_marker")
-
-
-class Case:
-    """One run, launched again and again by the same words."""
-
-    def __init__(self, zygote: Zygote, words: list[str], folder: Path, name: str = "main") -> None:
-        self.zygote, self.folder = zygote, folder
-        self.words = [*words, f"runs_dir={folder / 'runs'}"]
-        self.run = RunDir(folder / "runs" / "tiny_coqa" / name)
-        self.log = folder / "faults.log"
-
-    def start(self, *more: str, fault: str = "", break_it: str = "") -> Child:
-        # `more` replace the words of the same key
-        words = list({word.partition("=")[0]: word for word in (*self.words, *more)}.values())
-        if break_it:
-            words = [break_it, *words]
-        work = "broken" if break_it else "launch"
-        return self.zygote.start(work, *words, env=fault_environ(fault, self.log))
-
-    def launch(self, *more: str, fault: str = "", break_it: str = "") -> Child:
-        child = self.start(*more, fault=fault, break_it=break_it)
-        child.wait()
-        return child
-
-    def goes_on_to_the_end(self, *more: str) -> None:
-        child = self.launch(*more)
-        assert child.status == 0, child.text
-        assert temporary_files(self.run) == []
-
-    def fired(self) -> list[tuple[str, str, int | None]]:
-        return fired(self.log)
 
 
 @pytest.fixture
@@ -413,33 +383,6 @@ def test_t23_no_room_for_a_checkpoint_is_said_and_earlier_ones_stay(
 
 
 # ---- two ranks
-
-
-class Gang:
-    """Training processes of one run, without a launcher."""
-
-    def __init__(self, case: Case, most_ranks: int = 2) -> None:
-        self.case = case
-        self.words = f"train.min_micro_batches_per_step={most_ranks}"
-        child = case.launch(self.words, "stages=prepare")
-        assert child.status == 0, child.text
-
-    def start(self, world_size: int, fault: str = "") -> list[Child]:
-        port = free_port()
-        return [
-            self.case.zygote.start(
-                "train",
-                str(self.case.run.root),
-                env={
-                    **rank_environ(rank, world_size, port),
-                    **fault_environ(fault, self.case.log),
-                },
-            )
-            for rank in range(world_size)
-        ]
-
-    def train(self, world_size: int, fault: str = "") -> list[int]:
-        return [child.wait() for child in self.start(world_size, fault)]
 
 
 @pytest.fixture(scope="module")

@@ -206,7 +206,7 @@ def test_the_whole_pipeline_as_one_command_from_another_folder(
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "160"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "160", "PYTHONDONTWRITEBYTECODE": ""},
         timeout=280,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -217,6 +217,7 @@ def test_the_whole_pipeline_as_one_command_from_another_folder(
     run = RunDir(tmp_path / "runs" / "tiny_coqa" / "main")
     assert run.scores_file(8).is_file()
     assert {path.suffix for path in run.logs.glob("*-0-1-0.*")} == {".out", ".err"}
+    assert list((run.root / "code").rglob("loop.*.pyc")), "it was the run's own copy that ran"
     again = subprocess.run(
         [sys.executable, str(ROOT / "jobs" / "launch.py"), *words],
         capture_output=True,

@@ -10,6 +10,7 @@ from fabricated import DOWN, FakeRun, fabricate
 from fake_slurm import FakeSlurm
 
 from jobs import retry
+from qa_dist.attempts import update_run
 from qa_dist.cluster import pipeline
 from qa_dist.cluster.submitted import Submitted
 from qa_dist.recipe_loading import load_profile, profile_to_yaml
@@ -49,6 +50,8 @@ def test_the_stages_are_those_it_was_launched_with(tmp_path: Path) -> None:
     assert retry.stages_of(fake.run) == ["prepare", "train", "evaluate", "aggregate"]
     fake.submit("train", 2)
     assert retry.stages_of(fake.run) == ["prepare", "train"]
+    update_run(fake.run, stages=["prepare", "train", "evaluate"])
+    assert retry.stages_of(fake.run) == ["prepare", "train", "evaluate"], "training submits it"
 
 
 def test_only_what_is_missing_is_submitted(
@@ -71,7 +74,9 @@ def test_only_what_is_missing_is_submitted(
     slurm.answers("scontrol", partition)
     asked = []
 
-    def submit(run: RunDir, profile: object, title: str, elements: object, attempt: int) -> object:
+    def submit(
+        run: RunDir, profile: object, title: str, elements: object, attempt: int, shared: object
+    ) -> object:
         asked.append((title, elements, profile))
         return [Submitted("evaluate", 9, [0], [], attempt, False)]
 

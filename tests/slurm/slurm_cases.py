@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from runs import fault_environ, fired, temporary_files
 from slurm_clusters import ROOT, Cluster
 
 from qa_dist.files import read_json, read_status
+from qa_dist.processes import is_alive
 from qa_dist.run_dir import RunDir
 
 PROFILE = """
@@ -34,6 +36,8 @@ class SlurmCase:
 
     def __init__(self, cluster: Cluster, words: list[str], folder: Path) -> None:
         self.cluster, self.folder = cluster, folder
+        self.code = ROOT
+        """The checkout to launch from."""
         profile = folder / "here.yaml"
         profile.write_text(PROFILE)
         own = ("profile=", "runs_dir=")
@@ -47,7 +51,7 @@ class SlurmCase:
         """Run jobs/launch.py; it returns once all is submitted."""
         return self.cluster.run(
             sys.executable,
-            str(ROOT / "jobs" / "launch.py"),
+            str(self.code / "jobs" / "launch.py"),
             *self.words,
             *more,
             check=False,
@@ -92,7 +96,31 @@ class SlurmCase:
         return fired(self.log)
 
 
+def scores(run: RunDir) -> dict[str, Any]:
+    """EM, F1 and intervals of each step; thresholds are logits, whose last digits may differ."""
+    return {
+        path.name: {
+            name: {key: value for key, value in figures.items() if key != "threshold"}
+            for name, figures in read_json(path)["scores"].items()
+        }
+        for path in sorted(run.scores.glob("*.json"))
+    }
+
+
 def slowly(fault: str = "") -> str:
     """A fault to inject, beside steps that take long enough to be met."""
     slow = "point=train.step;action=sleep:0.5;times=1000"
     return f"{fault}|{slow}" if fault else slow
+
+
+def ranks_of(job: str) -> dict[int, int]:
+    """Return the process of each rank of a job of this machine."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            lines = (entry / "environ").read_text(errors="replace").split("\0")
+            environ = dict(line.partition("=")[::2] for line in lines)
+            is_rank = "SLURM_STEP_ID" in environ  # the batch script and srun have none
+            if is_rank and environ["SLURM_JOB_ID"] == job and is_alive(int(entry.name)):
+                found[int(environ["SLURM_PROCID"])] = int(entry.name)
+    return found

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from runs import final_state
-from slurm_cases import FOUR_PARTS, SlurmCase, slowly
+from slurm_cases import FOUR_PARTS, SlurmCase, scores, slowly
 from slurm_clusters import ENDED, Cluster
 from zygote import Zygote
 
@@ -32,17 +31,6 @@ def local_run(
     child = zygote.run("launch", *launch_words, f"runs_dir={runs}", FOUR_PARTS)
     assert child.status == 0, child.text
     return RunDir(runs / "tiny_coqa" / "main")
-
-
-def scores(run: RunDir) -> dict[str, Any]:
-    """EM, F1 and intervals of each step; thresholds are logits, whose last digits may differ."""
-    return {
-        path.name: {
-            name: {key: value for key, value in figures.items() if key != "threshold"}
-            for name, figures in read_json(path)["scores"].items()
-        }
-        for path in sorted(run.scores.glob("*.json"))
-    }
 
 
 def test_one_command_from_launch_to_scores_equals_the_local_run(

@@ -20,15 +20,14 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from qa_dist.checkpoint import list_steps
 from qa_dist.data.collate import collate
 from qa_dist.data.prepared import read_prepared
-from qa_dist.files import read_json, write_json
+from qa_dist.files import read_json, read_status, write_json
 from qa_dist.models.span import span_loss
-from qa_dist.recipe import Recipe, Train
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
 from qa_dist.training import loop
 from qa_dist.training.engine import Engine
-from qa_dist.training.loop import Training, count_steps, seed_generators, train
+from qa_dist.training.loop import Readers, Training, seed_generators, train
 
 GOLDEN = Path(__file__).parent / "golden_loss.txt"
 NO_DROPOUT = "model.hidden_dropout=0"
@@ -57,8 +56,7 @@ def make(launch_words: list[str], tmp_path: Path, one_thread: None) -> Iterator[
             recipe = load_saved_recipe(run.recipe)
             facts = read_json(run.run_json)
             training = Training(run, recipe, read_prepared(run), engine, facts)
-            training.wrapped = engine.prepare(training.model)
-            training.model.train()
+            training._lay_out(None)
             return training
 
         yield make
@@ -113,7 +111,12 @@ def test_the_loss_of_a_step_is_the_mean_over_its_windows(make: Make) -> None:
     with torch.no_grad():
         alone = []
         for window in windows:
-            batch = collate(training.train_split, [window], training.template, training.null_class)
+            batch = collate(
+                training.batches.train_split,
+                [window],
+                training.batches.template,
+                training.batches.null_class,
+            )
             logits = training.model(
                 batch.input_ids, batch.token_type_ids, batch.attention_mask, batch.candidate_mask
             )
@@ -135,18 +138,18 @@ def test_a_step_chains_its_windows_into_the_hash(make: Make) -> None:
 def test_a_step_clips_the_gradient_and_takes_the_rate_it_is_given(make: Make) -> None:
     training = make("train.clip_norm=0.001")
     norms = []
-    right = training.optimizer.step
+    right = training.layout.optimizer.step
 
     def step() -> None:
         grads = [p.grad for p in training.model.parameters() if p.grad is not None]
         norms.append(float(torch.linalg.vector_norm(torch.cat([g.flatten() for g in grads]))))
         right()
 
-    training.optimizer.step = step  # type: ignore[method-assign,assignment]
+    training.layout.optimizer.step = step  # type: ignore[method-assign,assignment]
     grad_norm = training.train_step(0, rate=0.125)
     assert float(grad_norm) > 0.01, "the norm before clipping is what is returned"
     assert norms[0] == pytest.approx(0.001, rel=1e-2)
-    assert [group["lr"] for group in training.optimizer.param_groups] == [0.125, 0.125]
+    assert [group["lr"] for group in training.layout.optimizer.param_groups] == [0.125, 0.125]
 
 
 def test_dropout_draws_from_seed_step_and_micro_batch_alone(make: Make) -> None:
@@ -198,8 +201,10 @@ def test_validation_loss_does_not_depend_on_the_micro_batch_budget(make: Make, t
 def test_validation_loss_is_the_mean_over_a_fixed_sample_of_dev_windows(make: Make) -> None:
     training = make("train.validation_windows=1000")  # more than there are: all of them
     training.model.eval()
-    windows = range(training.dev_split.num_windows)
-    batch = collate(training.dev_split, windows, training.template, training.null_class)
+    windows = range(training.batches.dev_split.num_windows)
+    batch = collate(
+        training.batches.dev_split, windows, training.batches.template, training.batches.null_class
+    )
     with torch.no_grad():
         logits = training.model(
             batch.input_ids, batch.token_type_ids, batch.attention_mask, batch.candidate_mask
@@ -252,6 +257,31 @@ def test_without_validation_windows_there_is_no_best_checkpoint(make: Make) -> N
     assert list_steps(training.run.checkpoints) == [6, 8]
     assert training.progress.best_step == 0
     assert not any("validation/loss" in line for line in curve(training.run))
+
+
+def test_e04_what_is_awaited_stays_and_its_readers_are_told(make: Make) -> None:
+    training = make("train.checkpoint_every_steps=2", "train.keep_checkpoints=1")
+    losses = iter([5.0, 4.0, 3.0, 2.0])
+    training.validation_loss = lambda: next(losses)  # type: ignore[method-assign]
+    awaited, told = {2, 4}, []
+
+    def saved(is_last: bool) -> None:
+        status = read_status(training.run.status_file("train", 0))
+        told.append((is_last, status.get("state"), list_steps(training.run.checkpoints)))
+        if training.progress.step == 6:
+            awaited.discard(2)
+
+    training.readers = Readers(lambda run: awaited, saved)
+    assert training.run_to_end() == "done"
+    assert told == [
+        (False, None, []),
+        (False, "running", [2]),
+        (False, "running", [2, 4]),
+        (False, "running", [2, 4, 6]),
+        (False, "running", [4, 8]),
+        (True, "running", [4, 8]),
+    ]
+    assert list_steps(training.run.checkpoints) == [4, 8]
 
 
 def test_what_a_checkpoint_and_the_heartbeat_say(make: Make) -> None:
@@ -422,15 +452,3 @@ def test_a_run_keeps_the_precision_it_began_with(
     assert train(run) == "done"
     assert read_json(run.run_json)["precision"] == "fp32"
     assert final_state(run)["weights"] == final_state(finished_run)["weights"]
-
-
-def test_steps_are_counted_from_epochs_or_given() -> None:
-    def count(num_windows: int, **settings: float) -> int:
-        return count_steps(Recipe(train=Train(batch_windows=8, **settings)), num_windows)
-
-    assert count(80, epochs=2) == 20
-    assert count(83, epochs=2) == 2 * 11, "an epoch's last batch may be short"
-    assert count(80, max_steps=7) == 7
-    assert count(3, epochs=0.1) == 1
-    with pytest.raises(InputError, match="not one window"):
-        count(0, epochs=2)
