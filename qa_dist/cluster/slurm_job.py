@@ -133,7 +133,8 @@ def why_stopped(job: str, signal_lead_s: int, had_warning: bool) -> str:
         return "preempted"  # the end is near as well then: that of the grace time
     with suppress(ValueError, KeyError):
         end = float(facts["EndTime"])
-        is_over = end - float(facts["StartTime"]) >= _seconds(facts["TimeLimit"])
+        until = min(end, time.time())  # of a job that runs, the end is where its limit is
+        is_over = until - float(facts["StartTime"]) >= _seconds(facts["TimeLimit"])
         if is_over or (had_warning and end - time.time() <= signal_lead_s + _LATE_S):
             return "time limit"
     return "asked" if had_warning else "ended"
