@@ -51,7 +51,8 @@ def run_stage(stage: str, run: RunDir, element: int, saved: Saved = lambda is_la
         prepare_element(run, element)
     elif stage == "train":
         from qa_dist.evaluation.elements import awaited_steps
-        from qa_dist.training.loop import Readers, train
+        from qa_dist.training.journal import Readers
+        from qa_dist.training.loop import train
 
         return train(run, Readers(awaited_steps, saved))
     elif stage == "evaluate":

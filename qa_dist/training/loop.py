@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -21,34 +20,30 @@ import torch
 from torch import nn
 
 from qa_dist import faults
-from qa_dist.attempts import check_attempt, take_over, update_run
+from qa_dist.attempts import take_over, update_run
 from qa_dist.checkpoint import (
     Checkpoint,
-    find_checkpoint,
     load_checkpoint,
-    save_checkpoint,
 )
 from qa_dist.data.collate import Batch
 from qa_dist.data.order import mix
 from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.files import (
     read_json,
-    write_status,
 )
 from qa_dist.lock import locked
 from qa_dist.models.span import build_model, span_loss
 from qa_dist.recipe import Recipe
 from qa_dist.recipe_loading import load_saved_recipe
-from qa_dist.rotation import rotate
 from qa_dist.run_dir import RunDir
 from qa_dist.scalars import ScalarWriter
 from qa_dist.tasks import TASKS
 from qa_dist.training.batches import Batches
 from qa_dist.training.engine import Engine, resolve_precision
+from qa_dist.training.journal import NO_READERS, Journal, Readers
 from qa_dist.training.layout import lay_out
 from qa_dist.training.optim import learning_rate
 
-_HEARTBEAT_S = 1.0
 _TAKE_OVER_S = 60.0  # for an older attempt to notice that it is one
 
 
@@ -73,20 +68,6 @@ class Progress:
     best_step: int = 0
     """Step of the checkpoint with the lowest validation loss; 0: none yet."""
     best_loss: float = float("inf")
-
-
-@dataclass(frozen=True)
-class Readers:
-    """What others make of checkpoints while training goes on; asked on rank 0 only."""
-
-    awaited: Callable[[RunDir], Collection[int]] = lambda run: ()
-    """Returns the steps of the checkpoints that mustn't be deleted yet."""
-    saved: Callable[[bool], None] = lambda is_last: None
-    """Called when training begins or goes on and after each periodic checkpoint, and at once
-    returns; called with True before the run is said to be done, and may take its time."""
-
-
-NO_READERS = Readers()
 
 
 def train(run: RunDir, readers: Readers = NO_READERS) -> str:
@@ -133,11 +114,13 @@ class Training:
         facts: dict[str, Any],
         readers: Readers = NO_READERS,
     ) -> None:
-        self.run, self.recipe, self.engine, self.readers = run, recipe, engine, readers
-        self.attempt = int(facts["attempt"])
-        self.identity = {"run": str(facts["id"]), "data": prepared.fingerprint}
+        self.run, self.recipe, self.engine = run, recipe, engine
         self.batches = Batches(recipe, prepared, engine)
         self.order, self.num_steps = self.batches.order, self.batches.num_steps
+        self.journal: Journal | None = None  # on the other ranks
+        if engine.rank == 0:
+            self.journal = Journal(run, recipe.train, facts, prepared.fingerprint, self.num_steps)
+            self.journal.readers = readers
         num_classes = len(TASKS[recipe.sources[0].task].ANSWER_CLASSES)
         self.model = build_model(recipe.model, num_classes, recipe.train.seed)
         self.model.to(engine.device)
@@ -145,23 +128,20 @@ class Training:
         self.loss_sum = torch.zeros((), device=engine.device)
         # This rank's windows, real tokens, and tokens with padding since the last scalars.
         self.tokens = [0, 0, 0]
-        self.last_heartbeat = 0.0
-        self.saved_step = 0  # of the newest checkpoint that this attempt found or wrote
 
     # -- the run -----------------------------------------------------------------------------------
 
     def run_to_end(self) -> str:
         """Resume, then batch, forward-backward, update, log, save, stop? for each step."""
         engine, settings, progress = self.engine, self.recipe.train, self.progress
+        journal = self.journal
         checkpoint = self._resume()
         if progress.step >= self.num_steps:
-            self._tell_readers(is_last=True)
-            self._heartbeat("done")
-            return "done"
+            return self._end()
         self._lay_out(checkpoint)
-        self._tell_readers()
         scalars = None
-        if engine.rank == 0:
+        if journal:
+            journal.readers.saved(False)
             resumed_at = checkpoint.step if checkpoint else None
             scalars = ScalarWriter(self.run.tensorboard, self.run.scalars, resumed_at)
         started = time.monotonic()
@@ -179,8 +159,8 @@ class Training:
                 self._check_finite()
                 self._log(scalars, rate, grad_norm, time.monotonic() - started)
                 started = time.monotonic()
-            if time.monotonic() - self.last_heartbeat >= _HEARTBEAT_S:
-                self._heartbeat("running")
+            if journal:
+                journal.beat_if_due(progress.step)
 
             # -- save, stop? -----------------------------------------------------------------------
             should_stop = engine.should_stop()
@@ -188,31 +168,24 @@ class Training:
                 self._check_finite()
                 self._validate_and_save(scalars, is_last)
             if should_stop and not is_last:
-                self._heartbeat("stopped")
+                if journal:
+                    journal.beat("stopped", progress.step)
                 return "stopped"
         if scalars:
             scalars.close()
         engine.barrier()
-        self._tell_readers(is_last=True)
-        self._heartbeat("done")
-        return "done"
+        return self._end()
 
-    def _tell_readers(self, is_last: bool = False) -> None:
-        if self.engine.rank == 0:
-            self.readers.saved(is_last)
+    def _end(self) -> str:
+        if self.journal:
+            self.journal.readers.saved(True)
+            self.journal.beat("done", self.progress.step)
+        return "done"
 
     def _resume(self) -> Checkpoint | None:
         """Load weights and progress of the newest valid checkpoint, chosen by rank 0; return it,
         None for a new run."""
-        path = None
-        if self.engine.rank == 0:
-            path = find_checkpoint(
-                self.run.checkpoints,
-                self.identity,
-                lambda text: print(f"warning: {text}", flush=True),
-                is_expected=bool(read_json(self.run.run_json).get("has_checkpoint")),
-            )
-        path = self.engine.broadcast(path)
+        path = self.engine.broadcast(self.journal.find() if self.journal else None)
         if path is None:
             return None
         checkpoint: Checkpoint = load_checkpoint(path, hashes=self.engine.rank != 0)
@@ -220,7 +193,8 @@ class Training:
         for name, value in checkpoint.train_state.items():
             setattr(self.progress, name, value)
         self.loss_sum.fill_(self.progress.loss_sum)
-        self.saved_step = checkpoint.step
+        if self.journal:
+            self.journal.saved_step = checkpoint.step
         print(
             f"resuming {self.run.root.name} at step {checkpoint.step} of {self.num_steps}",
             flush=True,
@@ -341,14 +315,9 @@ class Training:
             )
 
     def _validate_and_save(self, scalars: ScalarWriter | None, is_last: bool) -> None:
-        """Write a checkpoint; a periodic one (or the last) has a validation loss; then delete old
-        ones.
-
-        One that is written only because of a stop goes with the next periodic one, so that an
-        interrupted run leaves the same checkpoints as an uninterrupted one.
-        """
-        progress, settings, engine = self.progress, self.recipe.train, self.engine
-        is_periodic = is_last or progress.step % settings.checkpoint_every_steps == 0
+        """Write a checkpoint; a periodic one (or the last) has a validation loss."""
+        progress, every = self.progress, self.recipe.train.checkpoint_every_steps
+        is_periodic = is_last or progress.step % every == 0
         if is_periodic and self.batches.num_validated:
             loss = self.validation_loss()
             if scalars:
@@ -357,32 +326,9 @@ class Training:
                 progress.best_step, progress.best_loss = progress.step, loss
         progress.loss_sum = float(self.loss_sum.item())
         weights, moments = self.layout.weights(), self.layout.moments()
-        if engine.rank == 0:
-            save_checkpoint(
-                self.run.checkpoints,
-                progress.step,
-                weights,
-                moments,
-                dict(vars(progress)),
-                {**self.identity},
-                self.attempt,
-                check_fence=lambda: check_attempt(self.run, self.identity["run"], self.attempt),
-            )
-            self.saved_step = progress.step
-            update_run(self.run, has_checkpoint=True)
-            self._heartbeat("running")
-            rotate(
-                self.run,
-                settings,
-                self.num_steps,
-                progress.best_step,
-                self.readers.awaited(self.run),
-                attempt=self.attempt,
-                verified_step=progress.step,
-            )
-            if is_periodic:
-                self._tell_readers()
-        engine.barrier()
+        if self.journal:
+            self.journal.save(weights, moments, vars(progress), is_periodic)
+        self.engine.barrier()
 
     def validation_loss(self) -> float:
         """Return the mean loss per window over a fixed sample of the dev windows; the same for any
@@ -394,26 +340,6 @@ class Training:
                 batch = batches.collate(batches.dev_split, windows)
                 total += self._loss(model, batch, len(windows))
         return float(self.engine.sum_over_ranks(total).item()) / batches.num_validated
-
-    def _heartbeat(self, state: str) -> None:
-        """Tell who looks at status/ where we are."""
-        self.last_heartbeat = time.monotonic()
-        if self.engine.rank == 0:
-            check_attempt(self.run, self.identity["run"], self.attempt)
-            write_status(
-                self.run.status_file("train", 0),
-                {
-                    "state": state,
-                    "attempt": self.attempt,
-                    "step": self.progress.step,
-                    "of": self.num_steps,
-                    "unit": "steps",
-                    "saved_step": self.saved_step,
-                    "updated_at": time.time(),
-                    "host": socket.gethostname(),
-                    "pid": os.getpid(),
-                },
-            )
 
 
 def seed_generators(seed: int) -> None:
