@@ -230,6 +230,7 @@ def _submit_all(
     states = set()
     for run, own in submitted.items():
         if own:
+            console.print(f"{run.root.name}:", highlight=False)
             try:
                 states.add(wait_for(run, [job.stage for job in own], console))
             except pipeline.StageFailedError as error:
