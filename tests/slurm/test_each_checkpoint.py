@@ -75,7 +75,7 @@ def watched(
             case.cluster.wait_for(
                 lambda: launch.done() or ("evaluate.start", "stop", 3) in case.fired(),
                 "step 3 being evaluated",
-                120,
+                240,
             )
             assert not launch.done(), launch.result()
             seen.is_training = case.status()["state"] == "running"
@@ -83,11 +83,11 @@ def watched(
             case.cluster.run("scancel", "--signal=USR2", str(train["job"]))
             let_go(case, "train.step")
             case.cluster.wait_for(
-                lambda: launch.done() or case.status().get("state") == "done", "the last step", 120
+                lambda: launch.done() or case.status().get("state") == "done", "the last step", 240
             )
             seen.checkpoints = list_steps(case.run.checkpoints)
             seen.scored = sorted(int(path.stem[5:]) for path in case.run.scores.glob("*.json"))
-            give_up_at = time.monotonic() + 180
+            give_up_at = time.monotonic() + 240
             while not launch.done() and time.monotonic() < give_up_at:
                 let_go(case)
                 time.sleep(0.2)
