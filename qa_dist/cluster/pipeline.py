@@ -19,12 +19,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from qa_dist.attempts import new_attempt, update_run
+from qa_dist.attempts import new_attempt
 from qa_dist.cluster import show
+from qa_dist.cluster.code_change import note_code
 from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.slurm import Submitted, save_code, submit_stages
 from qa_dist.cluster.submit import Outcome, Place, mark_waiting, run_in_process, run_local
-from qa_dist.code_version import changed_files, code_version
 from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.evaluation.elements import elements as evaluate_elements
 from qa_dist.evaluation.elements import finished_steps, is_evaluated
@@ -150,7 +150,7 @@ def run_stages(launch: Launch, plan: Plan, prepared: Prepared, stages: Sequence[
         missing = list(find_missing[stage]())
         seconds = 0.0
         if missing:
-            _note_code(launch)
+            note_code(launch.run, launch.console)
             outcome, seconds = _run_stage(launch, stage, missing, attempt)
             if outcome.state == "failed":
                 raise StageFailedError(_failure(launch.run, stage, outcome))
@@ -174,32 +174,12 @@ def submit_run(
     elements = _missing_at_submit(launch.run, launch.recipe, prepared, stages)
     if not any(elements.values()):
         return []
-    _note_code(launch)
+    note_code(launch.run, launch.console)
     save_code(launch.run, launch.profile)
     for stage, missing in elements.items():
         mark_waiting(launch.run, stage, missing)
     title = f"{launch.recipe.name}.{launch.run.root.name}"
     return submit_stages(launch.run, launch.profile, title, elements, new_attempt(launch.run))
-
-
-def _note_code(launch: Launch) -> None:
-    """Note in run.json which code runs from now on; warn if it isn't the one before."""
-    before, now = read_json(launch.run.run_json).get("code"), code_version()
-    if before == now:
-        return
-    if before:
-        package = launch.run.root / "code" / "qa_dist"
-        names = changed_files(package) if package.is_dir() else []
-        named = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        launch.console.print(
-            f"warning: the code has changed since this run was last launched ({before} -> {now}"
-            f"{': ' if named else ''}{named}); what is still to do is done by the new one. For a "
-            "run of one code give name=..., or fresh=true to begin anew",
-            highlight=False,
-            soft_wrap=True,
-            markup=False,
-        )
-    update_run(launch.run, code=now)
 
 
 def _missing_at_submit(
