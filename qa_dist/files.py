@@ -120,8 +120,11 @@ def write_status(path: Path, value: Mapping[str, Any]) -> None:
     """Write a heartbeat: atomic, but not fsynced, since the next one replaces it soon."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # the disk may be full
 
 
 def write_marker(folder: Path, **facts: Any) -> dict[str, Any]:

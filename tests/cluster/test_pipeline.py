@@ -18,7 +18,7 @@ from qa_dist.checkpoint import list_steps
 from qa_dist.cluster import pipeline
 from qa_dist.cluster.pipeline import is_trained, open_root, run_stage_here
 from qa_dist.evaluation.elements import is_evaluated
-from qa_dist.files import read_json, write_json, write_status
+from qa_dist.files import read_json, write_status
 from qa_dist.recipe import Recipe
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
@@ -98,22 +98,6 @@ def test_trained_is_what_says_so_and_has_its_last_checkpoint(copied: RunDir) -> 
     assert not is_trained(copied)
     shutil.rmtree(copied.status)
     assert not is_trained(copied)
-
-
-def test_t21_changed_code_is_said_once_and_noted(
-    zygote: Zygote, launch_words: list[str], copied: RunDir
-) -> None:
-    words = [*launch_words, f"runs_dir={copied.root.parents[1]}"]
-    facts = read_json(copied.run_json)
-    write_json(copied.run_json, {**facts, "code": "0123456789ab"})
-    copied.scores_file(8).unlink()
-    child = zygote.run("launch", *words)
-    assert child.status == 0, child.text
-    said = "warning: the code has changed since this run was last launched (0123456789ab -> "
-    assert said in child.text and facts["code"] in child.text
-    assert read_json(copied.run_json)["code"] == facts["code"]
-    copied.scores_file(8).unlink()
-    assert "the code has changed" not in zygote.run("launch", *words).text
 
 
 def test_only_what_is_missing_is_done(
