@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from qa_dist.cluster.find_runs import find_run, read_words
 from qa_dist.cluster.heartbeats import is_on_slurm
 from qa_dist.cluster.job import STAGES
-from qa_dist.cluster.slurm import check_not_live, read_submitted
 from qa_dist.cluster.stop import launch_again
+from qa_dist.cluster.submitted import check_not_live, is_cut_short, read_submitted
 from qa_dist.files import read_json
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, check_private_folder
@@ -48,7 +48,8 @@ def retry(run: RunDir) -> int:
             f"is missing: {launch_again(run)}"
         )
     check_private_folder(run.root)
-    check_not_live(run)  # before all that takes a moment
+    if not is_cut_short(run):
+        check_not_live(run)  # before all that takes a moment
 
     from qa_dist.cluster.launch import Order, Wanted, launch_run
     from qa_dist.cluster.place import find_place

@@ -20,7 +20,8 @@ from types import TracebackType
 
 from qa_dist.attempts import FencedError, check_attempt
 from qa_dist.cluster.queue import QueueError
-from qa_dist.cluster.slurm import submit_stages, submitted_since_training, submitting
+from qa_dist.cluster.slurm import submit_stages
+from qa_dist.cluster.submitted import submitted_since_training, submitting
 from qa_dist.evaluation.elements import elements, finished_steps, is_evaluated
 from qa_dist.files import read_json, write_status
 from qa_dist.profile import Profile

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qa_dist.cluster.slurm import Submitted, read_submitted, submitted_since_training
+from qa_dist.cluster.submitted import Submitted, read_submitted, submitted_since_training
 from qa_dist.data.prepared import read_prepared
 from qa_dist.evaluation.elements import elements as evaluate_elements
 from qa_dist.evaluation.elements import finished_steps, is_each_checkpoint, marker_file

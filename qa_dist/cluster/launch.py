@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from qa_dist.cluster.pipeline import Launch
     from qa_dist.cluster.submit import Place
+    from qa_dist.cluster.submitted import Submitted
     from qa_dist.data.prepared import Prepared
     from qa_dist.plan import Plan
 
@@ -211,25 +212,20 @@ def print_forecast(order: Order, wanted: Wanted) -> None:
 def launch_run(order: Order, wanted: Wanted) -> int:
     """Run or submit what is missing of a run; return the exit status."""
     from qa_dist.cluster import pipeline, show
-    from qa_dist.cluster.preflight import check_cluster
-    from qa_dist.cluster.slurm import check_not_live, check_paths
 
     console = make_console(order)
     try:
         with held(order, wanted) as run:
             if order.profile.where == "slurm":
-                check_paths(run)
-                check_not_live(run)
-                check_cluster(order.profile, [wanted.recipe], run.root)
-            this_launch, prepared = open_files(order, wanted, run, console)
-            console.print(f"run: {run.root}", highlight=False, soft_wrap=True)
-            if order.profile.where == "slurm":
-                submitted = pipeline.submit_run(this_launch, wanted.plan, prepared, order.stages)
+                submitted = submit(order, wanted, run, console)
+                console.print(f"run: {run.root}", highlight=False, soft_wrap=True)
                 show.show_submitted(console, submitted, run)
                 state = "submitted" if submitted else "done"
                 if submitted and order.is_waiting:
                     state = wait_for(run, [job.stage for job in submitted], console)
             else:
+                this_launch, prepared = open_files(order, wanted, run, console)
+                console.print(f"run: {run.root}", highlight=False, soft_wrap=True)
                 state = pipeline.run_stages(this_launch, wanted.plan, prepared, order.stages)
     except pipeline.StageFailedError as error:
         print(f"error: {error}\nThe same command goes on from what is finished.", file=sys.stderr)
@@ -239,6 +235,29 @@ def launch_run(order: Order, wanted: Wanted) -> int:
     if state == "done" and "aggregate" in order.stages:
         pipeline.report(run, wanted.recipe, console)
     return end_status(state, console)
+
+
+def submit(order: Order, wanted: Wanted, run: RunDir, console: Console) -> list[Submitted]:
+    """Submit what is missing of a run that is held, or go on with what is in the queue; return the
+    jobs. Raises InputError."""
+    from qa_dist.cluster.going_on import jobs_to_watch, submit_rest
+    from qa_dist.cluster.pipeline import submit_run
+    from qa_dist.cluster.preflight import check_cluster
+    from qa_dist.cluster.slurm import check_paths
+    from qa_dist.cluster.submitted import check_not_live
+
+    check_paths(run)
+    if not order.is_fresh:
+        if rest := submit_rest(run, wanted.recipe, order.profile):
+            console.print("an earlier launch was cut short; the rest is submitted", highlight=False)
+            return rest
+        if order.is_waiting and (there := jobs_to_watch(run, wanted.recipe)):
+            console.print("its jobs are in the queue already; watching them", highlight=False)
+            return there
+    check_not_live(run)
+    check_cluster(order.profile, [wanted.recipe], run.root)
+    this_launch, prepared = open_files(order, wanted, run, console)
+    return submit_run(this_launch, wanted.plan, prepared, order.stages)
 
 
 def end_status(state: str, console: Console) -> int:

@@ -22,9 +22,10 @@ from rich.console import Console
 from qa_dist.attempts import new_attempt, update_run
 from qa_dist.cluster import show
 from qa_dist.cluster.job import STAGES
-from qa_dist.cluster.slurm import Submitted, submit_stages, submitting
+from qa_dist.cluster.slurm import submit_stages
 from qa_dist.cluster.snapshot import note_code, save_code
 from qa_dist.cluster.submit import Outcome, Place, mark_waiting, run_in_process, run_local
+from qa_dist.cluster.submitted import Submitted, submitting
 from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.evaluation.elements import elements as evaluate_elements
 from qa_dist.evaluation.elements import finished_steps, is_evaluated

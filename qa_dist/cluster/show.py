@@ -24,7 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from qa_dist.cluster.slurm import Submitted
+from qa_dist.cluster.submitted import Submitted
 from qa_dist.evaluation.elements import is_each_checkpoint
 from qa_dist.files import read_json
 from qa_dist.run_dir import RunDir

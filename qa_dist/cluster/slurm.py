@@ -2,8 +2,9 @@
 cluster's own limit.
 
 In: a run, a profile, and which elements of which stages are missing. Out: jobs.json, which says
-what was submitted, and nothing half: if one sbatch is refused, those before it are cancelled. Must
-not import torch, and not know what the stages do.
+what was submitted, and nothing half: if one sbatch is refused, those before it are cancelled; and
+what is still to be submitted stands there before the first one is, so that after a kill the next
+launch can go on with it (going_on.py). Must not import torch, and not know what the stages do.
 """
 
 from __future__ import annotations
@@ -12,29 +13,28 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from qa_dist import faults
 from qa_dist.cluster.job import STAGES
-from qa_dist.cluster.queue import (
-    QueuedJob,
-    QueueError,
-    cancel,
-    ended_jobs,
-    max_array_size,
-    queued_jobs,
-    run_slurm,
-    slurmd_timeout_s,
-)
+from qa_dist.cluster.queue import QueueError, cancel, max_array_size, run_slurm, slurmd_timeout_s
 from qa_dist.cluster.slurm_job import SlurmJob
-from qa_dist.files import read_json_if_there, write_json, write_text
-from qa_dist.lock import locked
+from qa_dist.cluster.submitted import (
+    Submitted,
+    find_lost,
+    is_cut_short,
+    job_name,
+    read_planned,
+    read_submitted,
+    save_submitted,
+)
+from qa_dist.files import write_text
 from qa_dist.profile import Profile, resources_of
 from qa_dist.records import InputError
-from qa_dist.run_dir import RunDir, check_name
+from qa_dist.run_dir import RunDir
 
 _PATH = re.compile(r"/[A-Za-z0-9_./@+=,:-]*")
 _EXPORTED = (
@@ -42,35 +42,6 @@ _EXPORTED = (
     f"{faults.VARIABLE} {faults.LOG_VARIABLE}"
 ).split()
 """All that a job gets of the caller's environment: no secrets."""
-_LOCK_S = 60.0
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """One sbatch: an array, or a job of one element."""
-
-    stage: str
-    job: int
-    """SLURM's id."""
-    elements: list[int]
-    """The stage's elements, by array index."""
-    after: list[int]
-    """Jobs that must have succeeded first."""
-    attempt: int
-    is_array: bool
-    of: str = ""
-    """The run beside this one whose job it is, as both need what it prepares; empty: this run's."""
-
-
-@contextmanager
-def submitting(run: RunDir) -> Iterator[None]:
-    """Let nobody else submit jobs of a run, or cancel them: a launch, its training, jobs/cancel.py.
-
-    Raises InputError naming who is at it.
-    """
-    what = "its jobs are being submitted or cancelled"
-    with locked(run.root / "jobs.lock", what, _LOCK_S, lambda text: None):
-        yield
 
 
 def submit_stages(
@@ -86,38 +57,61 @@ def submit_stages(
 
     Raises InputError if SLURM refuses one; then none is left in the queue.
     """
-    done = list(shared)
-    before = [one.job for one in shared]
-    earlier = read_submitted(run)
     try:
+        find_lost(run)
         chunk = max_array_size()
-        if shared:
-            _save(run, [*earlier, *done])
-        for stage in STAGES:
-            missing = list(elements.get(stage, ()))
-            if not missing:
+    except QueueError as error:
+        raise InputError(f"{error}; nothing was submitted") from error
+    if is_cut_short(run):  # planned anew here, as far as it is missing
+        save_submitted(run, read_submitted(run))
+    planned = [replace(one, attempt=attempt) for one in shared]
+    for stage in STAGES:
+        missing = list(elements.get(stage, ()))
+        parts = [missing[first : first + chunk] for first in range(0, len(missing), chunk)]
+        planned += [Submitted(stage, 0, part, [], attempt, len(part) > 1) for part in parts]
+    return submit_planned(run, profile, title, planned)
+
+
+def submit_planned(
+    run: RunDir, profile: Profile, title: str, planned: Sequence[Submitted]
+) -> list[Submitted]:
+    """Submit those of these jobs that weren't yet, each stage after the one before, within
+    `submitting`; return all of them, in order.
+
+    Raises InputError if SLURM refuses one; then none that was submitted here is left in the queue.
+    """
+    before, jobs = read_planned(run), list(planned)
+    earlier = [one for one in before if one not in planned]
+    save_submitted(run, [*earlier, *jobs])
+    try:
+        for place, one in enumerate(planned):
+            if one.job:
                 continue
-            after = before if stage != "prepare" else []
-            of_stage = []
-            for first in range(0, len(missing), chunk):
-                part = missing[first : first + chunk]
-                job = _submit(run, profile, title, stage, part, attempt, after)
-                of_stage.append(Submitted(stage, job, part, after, attempt, len(part) > 1))
-                done.append(of_stage[-1])
-                _save(run, [*earlier, *done])
-            before = [one.job for one in of_stage] + (before if stage == "prepare" else [])
+            stages = [other.stage for other in jobs[:place] if other.stage != one.stage]
+            after = [other.job for other in jobs[:place] if other.stage in stages[-1:]]
+            job = _submit(run, profile, title, one.stage, one.elements, one.attempt, after)
+            faults.reach("submit.after_sbatch", place)
+            jobs[place] = replace(one, job=job, after=after)
+            save_submitted(run, [*earlier, *jobs])
     except BaseException as error:
-        withdraw({run: done}, error)
+        if not isinstance(error, QueueError):  # Ctrl-C may have come before sbatch's answer
+            with suppress(QueueError):
+                find_lost(run)
+        there = {one.job for one in (*before, *planned)}
+        withdraw({run: [one for one in read_submitted(run) if one.job not in there]}, error)
+        save_submitted(run, before)
         if isinstance(error, QueueError):
-            raise InputError(f"{error}; nothing is left in the queue") from error
+            rest = any(one.job and not one.of for one in planned)
+            left = "what was submitted earlier goes on" if rest else "nothing is left in the queue"
+            raise InputError(f"{error}; {left}") from error
         raise
-    return done
+    return jobs
 
 
 def withdraw(submitted: Mapping[RunDir, Sequence[Submitted]], error: BaseException) -> None:
     """Cancel what was just submitted for runs, and forget it, because of `error`.
 
-    Raises InputError with the ids if it can't be cancelled.
+    Raises InputError with the ids if it can't be cancelled; then it isn't forgotten either.
     """
     ids = [one.job for jobs in submitted.values() for one in jobs if not one.of]
     try:
@@ -125,61 +119,11 @@ def withdraw(submitted: Mapping[RunDir, Sequence[Submitted]], error: BaseExcepti
     except QueueError as problem:
         left = " ".join(map(str, ids))
         raise InputError(
-            f"{error}; and what was submitted before couldn't be cancelled ({problem}): run "
-            f"`scancel {left}` when the cluster answers"
+            f"{error}; and what was submitted before that couldn't be cancelled ({problem}). When "
+            f"the cluster answers, the same command submits the rest, or `scancel {left}` ends it"
         ) from error
     for run, jobs in submitted.items():
-        _save(run, [one for one in read_submitted(run) if one not in jobs])
-
-
-def _save(run: RunDir, jobs: Sequence[Submitted]) -> None:
-    write_json(run.jobs, [asdict(job) for job in jobs])
-
-
-def read_submitted(run: RunDir) -> list[Submitted]:
-    """Return all that was ever submitted for a run, oldest first, with the prepare jobs of other
-    runs that it waits for."""
-    return [Submitted(**job) for job in read_json_if_there(run.jobs) or []]
-
-
-def submitted_since_training(run: RunDir) -> list[Submitted]:
-    """Return what was submitted since training last was, oldest first."""
-    jobs = read_submitted(run)
-    launched = max((one.attempt for one in jobs if one.stage == "train"), default=0)
-    return [one for one in jobs if one.attempt >= launched]
-
-
-def live_jobs(run: RunDir) -> list[QueuedJob]:
-    """Return the run's own jobs that are waiting or running. Raises QueueError."""
-    return live_among([run])[run]
-
-
-def live_among(runs: Sequence[RunDir]) -> dict[RunDir, list[QueuedJob]]:
-    """Return the same of several runs, with one question to the queue. Raises QueueError."""
-    own = {run: {one.job for one in read_submitted(run) if not one.of} for run in runs}
-    live = [job for job in queued_jobs(set().union(*own.values())) if job.is_alive]
-    return {run: [job for job in live if job.job in ids] for run, ids in own.items()}
-
-
-def check_not_live(run: RunDir) -> None:
-    """Raise InputError with the ids if jobs of the run are waiting or running, or if SLURM can't
-    say."""
-    if not read_submitted(run):
-        return
-    try:
-        live = live_jobs(run)
-    except QueueError as error:
-        raise InputError(
-            f"{run.root}: can't tell whether its jobs are still running ({error}); try again when "
-            "the cluster answers"
-        ) from error
-    if live:
-        numbers = " ".join(sorted({str(job.job) for job in live}))
-        ids = ", ".join(sorted({f"{job.job} ({job.state.lower()})" for job in live}))
-        raise InputError(
-            f"{run.root}: its jobs are in the queue: {ids}. Wait for them, or cancel them with "
-            f"`scancel {numbers}`; for a second run beside it give name=..."
-        )
+        save_submitted(run, [one for one in read_submitted(run) if one not in jobs])
 
 
 def _submit(
@@ -271,7 +215,7 @@ def make_executor(
     }
     executor.update_parameters(
         **{name: value for name, value in options.items() if value},
-        job_name=check_name(f"{title}.{stage}"[:64], "job name"),
+        job_name=job_name(title, stage),
         time=asked.timeout_min,
         nodes=profile.nodes if is_gang else 1,
         ntasks_per_node=ranks_per_node(profile) if is_gang else 1,
@@ -350,11 +294,3 @@ def check_paths(run: RunDir) -> None:
                 f"{what}: {path} holds characters other than letters, digits and _./@+=,:- which "
                 "sbatch may misread; choose another place"
             )
-
-
-def states(run: RunDir) -> list[QueuedJob]:
-    """Return what SLURM says of all jobs of a run: squeue, and for those it has forgotten
-    accounting."""
-    ids = {one.job for one in read_submitted(run)}
-    found = queued_jobs(ids)
-    return [*found, *ended_jobs(ids - {job.job for job in found})]

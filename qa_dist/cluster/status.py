@@ -29,7 +29,7 @@ from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.queue import JobName, Queue, QueuedJob
 from qa_dist.cluster.reasons import explain_end, is_running, why_ended, why_waiting
 from qa_dist.cluster.run_logs import last_lines, last_words, slurms_words
-from qa_dist.cluster.slurm import read_submitted
+from qa_dist.cluster.submitted import is_cut_short, read_submitted
 from qa_dist.evaluation.elements import is_each_checkpoint
 from qa_dist.files import read_json, read_setting
 from qa_dist.run_dir import RunDir
@@ -203,6 +203,14 @@ class _Ends:
         self._run, self._stage, self._cancelled = run, stage, cancelled
         self._left = _ERRORS
 
+    def why_not_submitted(self) -> str:
+        """Return why an element has no job."""
+        if not is_cut_short(self._run):
+            return "not submitted"
+        if launcher(self._run):
+            return "being submitted"
+        return "not submitted, as its launch was killed; launch again for the rest"
+
     def end_of(self, element: int, name: JobName | None, job: QueuedJob | None) -> tuple[str, str]:
         """Return an ending as reasons.py has it, and the last lines of the element's logs."""
         if name and name[0] in self._cancelled:
@@ -245,7 +253,10 @@ def _judge_slurm(
         if is_to_come:
             again = f"couldn't be submitted yet ({problem}); tried again at the next checkpoint"
             return Element(index, "waiting", again if problem else _TO_COME)
-        note = f"couldn't be submitted ({problem}); launch again" if problem else "not submitted"
+        if problem:
+            note = f"couldn't be submitted ({problem}); launch again"
+        else:
+            note = ends.why_not_submitted()
         return Element(index, "missing", note)
     shown = str(name[0]) if name[1] is None else f"{name[0]}_{name[1]}"
     if queue.error:

@@ -12,7 +12,7 @@ from qa_dist.attempts import update_run
 from qa_dist.cluster.heartbeats import is_on_slurm, launcher
 from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.queue import QueueError, cancel
-from qa_dist.cluster.slurm import live_jobs, read_submitted, submitting
+from qa_dist.cluster.submitted import find_lost, live_jobs, read_submitted, submitting
 from qa_dist.data.prepared import read_prepared
 from qa_dist.evaluation.elements import is_each_checkpoint
 from qa_dist.files import read_json
@@ -33,6 +33,7 @@ def stop_run(run: RunDir, first_stage: str = STAGES[0]) -> list[str]:
 def _stop_jobs(run: RunDir, stages: Sequence[str]) -> Iterator[str]:
     try:
         with submitting(run):  # training that is cancelled submits no evaluation any more
+            find_lost(run)
             stage_of = {one.job: one.stage for one in read_submitted(run)}
             live = [job for job in live_jobs(run) if stage_of[job.job] in stages]
             shared = _shared_jobs(run) if live else {}

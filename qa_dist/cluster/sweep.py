@@ -16,6 +16,7 @@ from types import FrameType
 from rich.console import Console
 
 from qa_dist.cluster import pipeline, show_sweep
+from qa_dist.cluster.going_on import submit_rest
 from qa_dist.cluster.launch import (
     Order,
     Wanted,
@@ -28,7 +29,8 @@ from qa_dist.cluster.launch import (
 )
 from qa_dist.cluster.preflight import check_cluster
 from qa_dist.cluster.queue import QueuedJob, QueueError
-from qa_dist.cluster.slurm import Submitted, check_paths, live_among, read_submitted, withdraw
+from qa_dist.cluster.slurm import check_paths, withdraw
+from qa_dist.cluster.submitted import Submitted, live_among, read_submitted
 from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.evaluation.sweep_table import update_sweep
 from qa_dist.files import read_json_if_there
@@ -211,6 +213,8 @@ def _submit_all(
                 runs[locks.enter_context(held(order, one))] = one
             except InputError as error:
                 console.print(f"left alone: {error}", highlight=False, soft_wrap=True)
+        for run, one in runs.items():
+            submit_rest(run, one.recipe, order.profile)
         live = _find_live(list(runs))
         for run, jobs in live.items():
             ids = ", ".join(sorted({f"{job.job} ({job.state.lower()})" for job in jobs}))

@@ -13,7 +13,7 @@ from fake_slurm import FakeSlurm, fake_slurm
 from qa_dist.attempts import FencedError, take_over, update_run
 from qa_dist.cluster import each_checkpoint
 from qa_dist.cluster.each_checkpoint import Submitter, due, main, submit_due
-from qa_dist.cluster.slurm import read_submitted
+from qa_dist.cluster.submitted import read_submitted
 from qa_dist.files import read_status, write_text
 from qa_dist.profile import Profile
 from qa_dist.recipe_loading import profile_to_yaml

@@ -13,7 +13,7 @@ from rich.console import Console
 from qa_dist.attempts import update_run
 from qa_dist.cluster import show
 from qa_dist.cluster.show import StageProgress, show_prepared, show_scores, show_submitted
-from qa_dist.cluster.slurm import Submitted
+from qa_dist.cluster.submitted import Submitted
 
 
 def make_console(is_terminal: bool = False) -> tuple[Console, io.StringIO]:

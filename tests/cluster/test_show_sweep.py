@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from qa_dist.cluster.show_sweep import show_results, show_status, show_submitted
-from qa_dist.cluster.slurm import Submitted
+from qa_dist.cluster.submitted import Submitted
 from qa_dist.evaluation.sweep_table import make_table
 from qa_dist.run_dir import RunDir, SweepDir
 from qa_dist.sweep import Member, write_sweep

@@ -9,12 +9,9 @@ from pathlib import Path
 import pytest
 from fake_slurm import FakeSlurm, fake_slurm
 
-from qa_dist.cluster.slurm import (
-    check_not_live,
-    check_paths,
-    read_submitted,
-    submit_stages,
-)
+from qa_dist import faults
+from qa_dist.cluster.slurm import check_paths, submit_stages
+from qa_dist.cluster.submitted import read_planned, read_submitted
 from qa_dist.profile import Profile, Resources
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
@@ -142,6 +139,39 @@ def test_one_refusal_leaves_nothing_in_the_queue(
     assert read_submitted(run) == []
 
 
+def test_what_cannot_be_cancelled_stays_known_and_planned(
+    fake_slurm: FakeSlurm, run: RunDir
+) -> None:
+    fake_slurm.refuses(4, "sbatch: error: Unable to contact slurm controller\n")
+    fake_slurm.fails("scancel", "scancel: error: Unable to contact slurm controller\n")
+    with pytest.raises(InputError, match=r"the same command submits the rest, or `scancel 101 102"):
+        submit_stages(run, PROFILE, "r.main", ALL, 1)
+    assert [one.job for one in read_submitted(run)] == [101, 102, 103]
+    assert [one.stage for one in read_planned(run) if not one.job] == [
+        "train",
+        "evaluate",
+        "aggregate",
+    ]
+
+
+def test_s06_ctrl_c_before_sbatchs_answer_cancels_that_job_too(
+    fake_slurm: FakeSlurm, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    title = f"{run.root.parent.name}.main"
+    found = f"102|{run.root}|{title}.prepare\n"
+    fake_slurm.says("squeue", found)
+
+    def reach(point: str, step: int) -> None:
+        if step == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(faults, "reach", reach)
+    with pytest.raises(KeyboardInterrupt):
+        submit_stages(run, PROFILE, title, ALL, 1)
+    assert [call for call in fake_slurm.calls if "scancel" in call] == ["scancel 101 102"]
+    assert read_planned(run) == []
+
+
 def test_s01_a_controller_that_is_down_is_one_clear_line(
     fake_slurm: FakeSlurm, run: RunDir
 ) -> None:
@@ -149,23 +179,6 @@ def test_s01_a_controller_that_is_down_is_one_clear_line(
     with pytest.raises(InputError, match="Unable to contact slurm controller"):
         submit_stages(run, PROFILE, "r.main", ALL, 1)
     assert fake_slurm.num_submitted == 0
-
-
-def test_t17_a_run_whose_jobs_are_alive_is_refused_with_their_ids(
-    fake_slurm: FakeSlurm, run: RunDir
-) -> None:
-    check_not_live(run)
-    submit_stages(run, PROFILE, "r.main", {"train": [0]}, 1)
-    fake_slurm.says("squeue", "101|N/A|RUNNING|None|n1|1700000000|(null)\n")
-    with pytest.raises(InputError, match=r"in the queue: 101 \(running\).*scancel 101"):
-        check_not_live(run)
-    fake_slurm.says("squeue", "101|N/A|FAILED|NonZeroExitCode|n1|1700000000|(null)\n")
-    check_not_live(run)
-    fake_slurm.fails("squeue", "slurm_load_jobs error: Invalid job id specified\n")
-    check_not_live(run)
-    fake_slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller\n")
-    with pytest.raises(InputError, match="can't tell whether its jobs are still running"):
-        check_not_live(run)
 
 
 @pytest.mark.parametrize("name", ["a b", "a%j", "a'b", "a\nb", 'a"b', "a\\b", "a$(x)", "ä"])

@@ -19,7 +19,7 @@ from runs import artefacts, fault_environ, fired
 from zygote import Zygote, wait_until
 
 from qa_dist.cluster.launch import LAUNCH_KEYS, launch
-from qa_dist.cluster.slurm import read_submitted
+from qa_dist.cluster.submitted import read_submitted
 from qa_dist.cluster.tensorboard import free_port, serving
 from qa_dist.evaluation.aggregate import aggregate
 from qa_dist.files import read_json

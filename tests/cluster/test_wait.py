@@ -12,7 +12,7 @@ from fake_slurm import FakeSlurm, fake_slurm
 from rich.console import Console
 
 from qa_dist.cluster import wait
-from qa_dist.cluster.slurm import Submitted
+from qa_dist.cluster.submitted import Submitted
 from qa_dist.files import write_json, write_marker, write_status, write_text
 from qa_dist.run_dir import RunDir, step_name
 

@@ -12,7 +12,7 @@ from fake_slurm import FakeSlurm
 from jobs import retry
 from qa_dist.attempts import update_run
 from qa_dist.cluster import pipeline
-from qa_dist.cluster.slurm import Submitted
+from qa_dist.cluster.submitted import Submitted
 from qa_dist.recipe_loading import load_profile, profile_to_yaml
 from qa_dist.run_dir import RunDir
 

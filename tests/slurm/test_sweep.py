@@ -9,7 +9,7 @@ import pytest
 from slurm_clusters import ROOT, Cluster
 
 from qa_dist.cluster.pipeline import is_trained
-from qa_dist.cluster.slurm import read_submitted
+from qa_dist.cluster.submitted import read_submitted
 from qa_dist.run_dir import SweepDir
 
 pytestmark = pytest.mark.slurm
