@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,17 +31,6 @@ WORDS = (
     "train.log_every_steps=1",
     "train.precision=fp32",
 )
-
-
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    threads = torch.get_num_threads()
-    engine = Engine("fp32")
-    yield engine
-    engine.close()
-    torch.set_num_threads(threads)
 
 
 def small(one_rank: Engine, **settings: Any) -> Replicated:
