@@ -273,7 +273,7 @@ def end_status(state: str, console: Console) -> int:
 @contextmanager
 def held(order: Order, wanted: Wanted) -> Iterator[RunDir]:
     """Make a run's folder and hold the launch's lock. Raises InputError if another launch does."""
-    from qa_dist.cluster.pipeline import open_root
+    from qa_dist.cluster.open_run import open_root
     from qa_dist.lock import locked
 
     run = open_root(order.runs_dir, wanted.name, wanted.recipe.name)
@@ -285,14 +285,14 @@ def open_files(
     order: Order, wanted: Wanted, run: RunDir, console: Console
 ) -> tuple[Launch, Prepared]:
     """Make the files of a run that is held, or check that those there are this very run's."""
-    from qa_dist.cluster import pipeline
+    from qa_dist.cluster import open_run, pipeline
     from qa_dist.lock import locked
 
     recipe, plan, place = wanted.recipe, wanted.plan, order.place
     # A launcher that was killed may have left a training process that is just saving and ending.
     with locked(run.root / "train.lock", "this run is being trained", 120, console.print):
         fresh_data = plan.prepared(recipe.data.num_shards, place.max_parallel)
-        prepared = pipeline.open_run(run, recipe, plan, fresh_data, order.is_fresh)
+        prepared = open_run.open_run(run, recipe, plan, fresh_data, order.is_fresh)
     write_text(run.root / "profile.yaml", profile_to_yaml(order.profile))
     return pipeline.Launch(run, recipe, order.profile, place, console), prepared
 

@@ -15,7 +15,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from qa_dist.cluster import pipeline, show_sweep
+from qa_dist.cluster import open_run, pipeline, show_sweep
 from qa_dist.cluster.going_on import submit_rest
 from qa_dist.cluster.launch import (
     Order,
@@ -67,7 +67,7 @@ def launch_sweep(
     folder, console = sweep_folder(order, name, wanted), make_console(order)
     recipe = wanted[0].recipe.name
     check_all(order, folder, members, wanted)
-    pipeline.open_root(order.runs_dir, folder.root.name, recipe)
+    open_run.open_root(order.runs_dir, folder.root.name, recipe)
     with locked(folder.root / "launch.lock", "this sweep is being launched"):
         kept = [] if order.is_fresh else other_members(folder, members)
         write_sweep(folder, recipe, [*kept, *members])
@@ -110,7 +110,7 @@ def check_all(
     if not order.is_fresh:
         _check_others(folder, members, wanted)
         for run, one in zip(runs, wanted, strict=True):
-            pipeline.check_same(run, one.recipe, one.plan)
+            open_run.check_same(run, one.recipe, one.plan)
     if order.profile.where == "slurm":
         for run in runs:
             check_paths(run)
