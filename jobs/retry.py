@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from qa_dist.cluster.find_runs import find_run, read_words
 from qa_dist.cluster.heartbeats import is_on_slurm
-from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.stop import launch_again
 from qa_dist.cluster.submitted import check_not_live, is_cut_short, read_submitted
 from qa_dist.files import read_json
+from qa_dist.profile import STAGES
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, check_private_folder
 

@@ -112,7 +112,11 @@ def test_the_order_is_fsync_rename_fsync_of_the_folder(
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(Path, "replace", replace)
     write_text(tmp_path / "a.txt", "x")
-    assert events == [f"fsync .a.txt.{os.getpid()}.tmp", "rename", f"fsync {tmp_path.name}"]
+    assert events == [
+        f"fsync {files.temporary_path(Path('a.txt')).name}",
+        "rename",
+        f"fsync {tmp_path.name}",
+    ]
 
 
 def test_json(tmp_path: Path) -> None:

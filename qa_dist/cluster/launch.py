@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.queue import is_answering
 from qa_dist.files import write_text
-from qa_dist.profile import Profile
+from qa_dist.profile import STAGES, Profile
 from qa_dist.recipe import Recipe
 from qa_dist.recipe_fields import slots
 from qa_dist.recipe_loading import (

@@ -68,7 +68,7 @@ def open_run(
             "recipe": recipe.name,
             "name": run.root.name,
             "created": time.strftime("%FT%T%z"),
-            "attempt": 0,
+            "attempt": saved["attempt"] if saved else 0,  # what is older stays fenced off
             "prepared": prepared.to_json(),
         },
     )

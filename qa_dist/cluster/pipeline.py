@@ -18,7 +18,6 @@ from rich.console import Console
 
 from qa_dist.attempts import new_attempt, update_run
 from qa_dist.cluster import show
-from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.slurm import submit_stages
 from qa_dist.cluster.snapshot import note_code, save_code
 from qa_dist.cluster.submit import Outcome, Place, mark_waiting, run_in_process, run_local
@@ -30,7 +29,7 @@ from qa_dist.files import read_json, read_status
 from qa_dist.plan import Plan, save_plan
 from qa_dist.prepare import elements as prepare_elements
 from qa_dist.prepare import summarize
-from qa_dist.profile import Profile
+from qa_dist.profile import STAGES, Profile
 from qa_dist.recipe import Recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, check_private_folder

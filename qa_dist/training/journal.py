@@ -6,8 +6,6 @@ goes on (evaluation) is told here when one is finished, and asked which it still
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ import torch
 
 from qa_dist.attempts import check_attempt, update_run
 from qa_dist.checkpoint import find_checkpoint, save_checkpoint
-from qa_dist.files import read_json, write_status
+from qa_dist.files import own_process, read_json, write_status
 from qa_dist.recipe import Train
 from qa_dist.rotation import rotate
 from qa_dist.run_dir import RunDir
@@ -125,7 +123,6 @@ class Journal:
                 "unit": "steps",
                 "saved_step": self.saved_step,
                 "updated_at": time.time(),
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
+                **own_process(),
             },
         )

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ from qa_dist.training.journal import NO_READERS, Journal, Readers
 from qa_dist.training.layout import lay_out
 from qa_dist.training.optim import learning_rate
 
-_TAKE_OVER_S = 60.0  # for an older attempt to notice that it is one
+_LET_GO_S = 60.0  # for an older attempt, once it sees that it is one
 
 
 class DivergedError(Exception):
@@ -83,14 +83,10 @@ def train(run: RunDir, readers: Readers = NO_READERS) -> str:
     engine.watch_for_stop()
     try:
         with ExitStack() as stack:
-            if engine.rank == 0:
-                # Before the lock: an older attempt that still lives sees it, and lets go.
-                attempt = os.environ.get("QA_DIST_ATTEMPT") or read_json(run.run_json)["attempt"]
-                take_over(run, int(attempt))
-                stack.enter_context(
-                    locked(run.root / "train.lock", "this run is being trained", _TAKE_OVER_S)
-                )
-                update_run(run, precision=engine.precision)
+            with engine.others_wait():
+                if engine.rank == 0:
+                    stack.enter_context(_taken_over(run, engine.timeout_s + _LET_GO_S))
+                    update_run(run, precision=engine.precision)
             facts = engine.broadcast(read_json(run.run_json))
             return Training(run, recipe, prepared, engine, facts, readers).run_to_end()
     except RuntimeError as error:
@@ -100,6 +96,16 @@ def train(run: RunDir, readers: Readers = NO_READERS) -> str:
         raise lost from error
     finally:
         engine.close()
+
+
+@contextmanager
+def _taken_over(run: RunDir, wait_s: float) -> Iterator[None]:
+    """Make this attempt the one that may publish, and hold its training; an older attempt that
+    still lives sees it within `wait_s`, and lets go."""
+    attempt = os.environ.get("QA_DIST_ATTEMPT") or read_json(run.run_json)["attempt"]
+    take_over(run, int(attempt))
+    with locked(run.root / "train.lock", "this run is being trained", wait_s):
+        yield
 
 
 class Training:
@@ -185,7 +191,9 @@ class Training:
     def _resume(self) -> Checkpoint | None:
         """Load weights and progress of the newest valid checkpoint, chosen by rank 0; return it,
         None for a new run."""
-        path = self.engine.broadcast(self.journal.find() if self.journal else None)
+        with self.engine.others_wait():
+            found = self.journal.find() if self.journal else None
+        path = self.engine.broadcast(found)
         if path is None:
             return None
         checkpoint: Checkpoint = load_checkpoint(path, hashes=self.engine.rank != 0)
@@ -326,9 +334,9 @@ class Training:
                 progress.best_step, progress.best_loss = progress.step, loss
         progress.loss_sum = float(self.loss_sum.item())
         weights, moments = self.layout.weights(), self.layout.moments()
-        if self.journal:
-            self.journal.save(weights, moments, vars(progress), is_periodic)
-        self.engine.barrier()
+        with self.engine.others_wait():
+            if self.journal:
+                self.journal.save(weights, moments, vars(progress), is_periodic)
 
     def validation_loss(self) -> float:
         """Return the mean loss per window over a fixed sample of the dev windows; the same for any

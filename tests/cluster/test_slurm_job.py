@@ -98,7 +98,7 @@ ENDING = "JobId=12 JobState=COMPLETING TimeLimit=00:10:00 StartTime=5"
 )
 def test_why_it_was_stopped(fake_slurm: FakeSlurm, facts: str, warned: bool, reason: str) -> None:
     now = int(time.time())
-    text = facts.format(start=now - 60, soon=now + 100, late=now + 4000)
+    text = facts.format(start=now - 60, soon=now + 100, late=now - 60 + 87_000)
     fake_slurm.says("scontrol", text)
     assert why_stopped("12", 120, warned) == reason
 

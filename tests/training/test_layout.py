@@ -173,7 +173,7 @@ def test_t08_stopped_on_the_way_an_engine_ends_with_the_same_bytes(
     assert saved(runs[0], 10) != saved(runs[0], 12)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp", "zero2"])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", "zero2", "zero3"])
 def test_t22_a_bad_gradient_of_one_rank_stops_all_before_the_update(
     zygote: Zygote, launch_words: list[str], tmp_path: Path, kind: str
 ) -> None:
