@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from qa_dist.cluster.queue import is_answering
+from qa_dist.cluster.queue import QueueError, is_answering
 from qa_dist.files import write_text
 from qa_dist.profile import STAGES, Profile
 from qa_dist.recipe import Recipe
@@ -310,7 +310,7 @@ def wait_for(run: RunDir, stages: Sequence[str], console: Console) -> str:
     """Follow what was submitted; return "done", "stopped" or "submitted" (we don't look any
     longer)."""
     from qa_dist.cluster.pipeline import StageFailedError
-    from qa_dist.cluster.wait import wait_for_stages
+    from qa_dist.cluster.wait import unfinished, wait_for_stages
 
     try:
         ended = wait_for_stages(run, list(dict.fromkeys(stages)), console)
@@ -320,12 +320,12 @@ def wait_for(run: RunDir, stages: Sequence[str], console: Console) -> str:
             highlight=False,
         )
         return "submitted"
-    failed = [(one.stage, e) for one in ended for e in one.elements if e.state == "failed"]
-    if failed:
-        raise StageFailedError(
-            "\n".join(f"{stage}, element {e.index}: {e.note}" for stage, e in failed[:5])
-        )
-    return "done" if all(one.state == "done" for one in ended) else "stopped"
+    why = "\n".join(unfinished(ended))
+    if any(one.state == "failed" for one in ended):
+        raise StageFailedError(why)
+    if why:
+        console.print(why, highlight=False, markup=False, soft_wrap=True)
+    return "stopped" if why else "done"
 
 
 def read_profile(keys: Mapping[str, str]) -> Profile:
@@ -333,7 +333,13 @@ def read_profile(keys: Mapping[str, str]) -> Profile:
     name = keys.get("profile", "auto")
     has_slurm = shutil.which("sbatch") is not None
     if name == "auto":
-        has_slurm = has_slurm and is_answering()
+        try:
+            has_slurm = has_slurm and is_answering()
+        except QueueError as error:
+            raise InputError(
+                f"profile=auto: SLURM is here but doesn't answer ({error}); nothing was submitted. "
+                "Try again later, or give profile=local to run on this machine"
+            ) from error
         name = "slurm" if has_slurm else "local"
     of_profile = ("nodes", "gpus_per_node", "ranks_per_node", *PROFILE_KEYS)
     overrides = [f"{key}={keys[key]}" for key in of_profile if key in keys]

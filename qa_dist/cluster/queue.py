@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _TIMEOUT_S = 30.0
-_SHORT_TIMEOUT_S = 10.0
-"""For who waits at a terminal."""
+_SHORT_TIMEOUT_S = 15.0
+"""For who waits at a terminal; SLURM's own commands give up after some 9 s."""
 ALIVE = (
     "PENDING CONFIGURING RUNNING COMPLETING SUSPENDED REQUEUED REQUEUE_HOLD REQUEUE_FED STAGE_OUT "
     "SIGNALING RESIZING SPECIAL_EXIT STOPPED"
@@ -221,9 +221,12 @@ def _setting(name: str, default: int) -> int:
 
 
 def is_answering() -> bool:
-    """Return whether a cluster answers from this machine."""
+    """Return whether this machine belongs to a cluster. Raises QueueError if it does but the
+    controller doesn't answer."""
     try:
-        run_slurm("sinfo", "-h", "-o", "%P", timeout_s=10)
-    except QueueError:
+        run_slurm("sinfo", "-h", "-o", "%P", timeout_s=_SHORT_TIMEOUT_S)
+    except QueueError as error:
+        if re.search(r"[Uu]nable to contact|no answer within", str(error)):
+            raise
         return False
     return True

@@ -78,6 +78,10 @@ class StageProgress:
                 highlight=False,
             )
 
+    def say(self, text: str) -> None:
+        """Print a line beside the progress."""
+        self._console.print(f"{self._stage}: {text}", highlight=False, soft_wrap=True)
+
     def finish(self, state: str) -> None:
         """End the bar, or write a last line."""
         if self._bar:

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,9 +94,14 @@ def submit_planned(
             jobs[place] = replace(one, job=job, after=after)
             save_submitted(run, [*earlier, *jobs])
     except BaseException as error:
-        if not isinstance(error, QueueError):  # Ctrl-C may have come before sbatch's answer
-            with suppress(QueueError):
-                find_lost(run)
+        try:
+            find_lost(run)  # Ctrl-C, or a time-out, may have come before sbatch's answer
+        except QueueError as problem:
+            raise InputError(
+                f"{error}; and what was submitted before can't be cancelled now ({problem}). When "
+                "the cluster answers, the same command submits the rest, or `python "
+                f"jobs/cancel.py {run.root}` cancels it"
+            ) from error
         there = {one.job for one in (*before, *planned)}
         withdraw({run: [one for one in read_submitted(run) if one.job not in there]}, error)
         save_submitted(run, before)

@@ -133,10 +133,9 @@ def why_stopped(job: str, signal_lead_s: int, had_warning: bool) -> str:
         return "preempted"  # the end is near as well then: that of the grace time
     with suppress(ValueError, KeyError):
         end = float(facts["EndTime"])
-        # Of a job that runs, EndTime is when it would have to end.
-        ran_s = min(end, time.time()) - float(facts["StartTime"])
-        is_soon = time.time() >= end - signal_lead_s - _LATE_S
-        if ran_s >= _seconds(facts["TimeLimit"]) or (had_warning and is_soon):
+        until = min(end, time.time())  # of a job that runs, the end is where its limit is
+        is_over = until - float(facts["StartTime"]) >= _seconds(facts["TimeLimit"])
+        if is_over or (had_warning and end - time.time() <= signal_lead_s + _LATE_S):
             return "time limit"
     return "asked" if had_warning else "ended"
 

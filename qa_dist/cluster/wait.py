@@ -18,6 +18,7 @@ from qa_dist.files import read_json, read_status
 from qa_dist.run_dir import RunDir
 
 _POLL_S = 1.0
+_MOST_FAILED = 5
 _SETTLE_S = 5.0  # a job that has just ended may not have shown its last word on this machine yet
 
 
@@ -26,7 +27,6 @@ def wait_for_stages(run: RunDir, stages: Sequence[str], console: Console) -> lis
 
     With evaluation.when=each_checkpoint those too that training submits.
     """
-    ended = []
     if is_each_checkpoint(run):
         stages = list(dict.fromkeys([*stages, *read_json(run.run_json).get("stages", ())]))
     for stage in stages:
@@ -36,14 +36,40 @@ def wait_for_stages(run: RunDir, stages: Sequence[str], console: Console) -> lis
             status = _wait_for_stage(run, stage, progress)
         finally:
             progress.finish(status.state)
-        ended.append(status)
-    return ended
+    return collect([run], stages)[0].stages
+
+
+def unfinished(ended: Sequence[StageStatus]) -> list[str]:
+    """Say what isn't done and why: the first elements that failed, and those that are missing by
+    reason."""
+    failed = [
+        f"{one.stage}, element {e.index}: {e.note}"
+        for one in ended
+        for e in one.elements
+        if e.state == "failed"
+    ]
+    lines = failed[:_MOST_FAILED]
+    if len(failed) > _MOST_FAILED:
+        lines.append(f"... and {len(failed) - _MOST_FAILED:,} more elements failed")
+    for one in ended:
+        by_note: dict[str, list[int]] = {}
+        for element in one.elements:
+            if element.state == "missing":
+                by_note.setdefault(element.note, []).append(element.index)
+        for note, indices in by_note.items():
+            which = f"element {indices[0]}" if len(indices) == 1 else f"{len(indices):,} elements"
+            lines.append(f"{one.stage}, {which}: {note}")
+    return lines
 
 
 def _wait_for_stage(run: RunDir, stage: str, progress: StageProgress) -> StageStatus:
     still_since = time.monotonic()
+    has_told = False
     while True:
         found = collect([run], [stage])[0]
+        if found.queue and not has_told:
+            has_told = True
+            progress.say(f"the queue doesn't answer ({found.queue}); waiting until it does")
         status = found.stages[0]
         files = {e.index: read_status(run.status_file(stage, e.index)) for e in status.elements}
         progress.update(files)

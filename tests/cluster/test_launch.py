@@ -10,6 +10,7 @@ import pytest
 
 from qa_dist.cluster import launch as launching
 from qa_dist.cluster.launch import launch, read_flag, read_profile, read_stages
+from qa_dist.cluster.queue import QueueError
 from qa_dist.recipe_loading import split_arguments
 from qa_dist.records import InputError
 
@@ -52,6 +53,18 @@ def test_auto_is_slurm_where_one_answers_else_local(
     without_slurm(monkeypatch)
     monkeypatch.setattr(launching, "is_answering", lambda: True)
     assert read_profile(keys).where == "local"
+
+
+def test_s01_auto_is_not_local_where_the_controller_is_down(
+    slurm_commands: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_answering() -> bool:
+        raise QueueError("sinfo: Unable to contact slurm controller (connect failure)")
+
+    monkeypatch.setattr(launching, "is_answering", is_answering)
+    with pytest.raises(InputError, match=r"SLURM is here but doesn't answer \(sinfo: Unable"):
+        read_profile({"gpus_per_node": "0"})
+    assert read_profile({"profile": "local"}).where == "local"
 
 
 def test_any_setting_of_the_profile_may_be_said_otherwise() -> None:

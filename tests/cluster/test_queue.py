@@ -147,5 +147,8 @@ def test_scontrol(slurm: FakeSlurm) -> None:
 
 def test_a_cluster_that_answers(slurm: FakeSlurm) -> None:
     assert queue.is_answering()
-    slurm.answers("sinfo", "", DOWN)
+    slurm.answers("sinfo", "", "sinfo: fatal: Could not establish a configuration source")
     assert not queue.is_answering()
+    slurm.answers("sinfo", "", DOWN)
+    with pytest.raises(QueueError, match="Unable to contact slurm controller"):
+        queue.is_answering()

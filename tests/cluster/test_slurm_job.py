@@ -89,6 +89,8 @@ ENDING = "JobId=12 JobState=COMPLETING TimeLimit=00:10:00 StartTime=5"
         (RUNNING + " PreemptTime=1700000000 EndTime={soon}", True, "preempted"),
         (RUNNING + " PreemptTime=None EndTime={soon}", True, "time limit"),
         (RUNNING + " PreemptTime=None EndTime={late}", True, "asked"),
+        (RUNNING + " PreemptTime=None EndTime={limit}", True, "asked"),
+        (RUNNING + " PreemptTime=None EndTime={limit}", False, "ended"),
         (RUNNING + " PreemptTime=None EndTime=Unknown", True, "asked"),
         (ENDING + " EndTime=9", False, "ended"),
         (ENDING + " EndTime=605", False, "time limit"),
@@ -98,7 +100,7 @@ ENDING = "JobId=12 JobState=COMPLETING TimeLimit=00:10:00 StartTime=5"
 )
 def test_why_it_was_stopped(fake_slurm: FakeSlurm, facts: str, warned: bool, reason: str) -> None:
     now = int(time.time())
-    text = facts.format(start=now - 60, soon=now + 100, late=now - 60 + 87_000)
+    text = facts.format(start=now - 60, soon=now + 100, late=now + 4000, limit=now - 60 + 87000)
     fake_slurm.says("scontrol", text)
     assert why_stopped("12", 120, warned) == reason
 

@@ -12,6 +12,7 @@ from fake_slurm import FakeSlurm, fake_slurm
 from rich.console import Console
 
 from qa_dist.cluster import wait
+from qa_dist.cluster.status import Element, StageStatus
 from qa_dist.cluster.submitted import Submitted
 from qa_dist.files import write_json, write_marker, write_status, write_text
 from qa_dist.run_dir import RunDir, step_name
@@ -64,15 +65,35 @@ def test_a_job_that_has_gone_ends_the_waiting(fake_slurm: FakeSlurm, run: RunDir
     assert "ended without a word" in status.elements[0].note
 
 
+def test_what_is_not_done_is_said_with_its_reason(fake_slurm: FakeSlurm, run: RunDir) -> None:
+    failed = [Element(index, "failed", f"broke {index}") for index in range(7)]
+    prepare = StageStatus("prepare", [*failed, Element(7, "done"), Element(8, "missing", "why")])
+    train = StageStatus(
+        "train", [Element(0, "missing", "not run"), Element(1, "missing", "not run")]
+    )
+    assert wait.unfinished([prepare, train]) == [
+        *(f"prepare, element {index}: broke {index}" for index in range(5)),
+        "... and 2 more elements failed",
+        "prepare, element 8: why",
+        "train, 2 elements: not run",
+    ]
+    assert wait.unfinished([StageStatus("train", [Element(0, "done")])]) == []
+
+
 def test_s01_a_controller_that_is_down_does_not(fake_slurm: FakeSlurm, run: RunDir) -> None:
     fake_slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller\n")
     ended: list[object] = []
+    told = io.StringIO()
+    shown = Console(file=told, width=120)
     looking = threading.Thread(
-        target=lambda: ended.append(wait.wait_for_stages(run, ["train"], console())), daemon=True
+        target=lambda: ended.append(wait.wait_for_stages(run, ["train"], shown)), daemon=True
     )
     looking.start()
     looking.join(1.0)
     assert looking.is_alive(), "it goes on looking"
+    assert (
+        "train: the queue doesn't answer (squeue -h: slurm_load_jobs error: Un" in told.getvalue()
+    )
     fake_slurm.says("squeue", "")
     looking.join(20)
     assert ended, "and ends once the controller answers that there is no such job"

@@ -118,6 +118,8 @@ class Cluster:
 
     def cancel_all(self) -> None:
         """Cancel what is queued or runs, and wait until it has gone."""
+        if self.run("scontrol", "ping", check=False).returncode:
+            self.up()
         self.run("scancel", "--full", "--signal=KILL", "--user=" + str(os.getuid()), check=False)
         self.run("scancel", "--user=" + str(os.getuid()), check=False)
         self.wait_for(
@@ -129,6 +131,12 @@ class Cluster:
         words = (f"name={name}", f"tasks_live_on={str(tasks_live_on).lower()}")
         ended = tool("kill", f"folder={self.folder}", *words)
         assert ended.returncode == 0, ended.stderr
+
+    def wait_for_saved_state(self) -> None:
+        """Wait until slurmctld has written down all that it knows now, so that it may be killed."""
+        since, state = time.time(), self.folder / "state" / "job_state"
+        self.run("scontrol", "update", "NodeName=n1", f"Comment=saved-{since}")
+        self.wait_for(lambda: state.stat().st_mtime > since, "a saved state")
 
     def up(self) -> str:
         """Start again what was killed; return what `up` printed."""
