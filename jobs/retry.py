@@ -51,7 +51,7 @@ def retry(run: RunDir) -> int:
     if not is_cut_short(run):
         check_not_live(run)  # before all that takes a moment
 
-    from qa_dist.cluster.launch import Order, Wanted, launch_run
+    from qa_dist.cluster.launch import LaunchOptions, Wanted, launch_run
     from qa_dist.cluster.place import find_place
     from qa_dist.data.prepared import read_prepared
     from qa_dist.plan import make_plan
@@ -60,8 +60,8 @@ def retry(run: RunDir) -> int:
     profile = load_profile(str(run.root / "profile.yaml"), run.root)
     recipe = load_saved_recipe(run.recipe)
     plan = make_plan(recipe, read_prepared(run).folder.parent)
-    order = Order(profile, find_place(profile), stages_of(run), run.root.parents[1])
-    return launch_run(order, Wanted(run.root.name, recipe, plan))
+    options = LaunchOptions(profile, find_place(profile), stages_of(run), run.root.parents[1])
+    return launch_run(options, Wanted(run.root.name, recipe, plan))
 
 
 def stages_of(run: RunDir) -> list[str]:
