@@ -287,9 +287,12 @@ def open_files(
 ) -> tuple[Launch, Prepared]:
     """Make the files of a run that is held, or check that those there are this very run's."""
     from qa_dist.cluster import open_run, pipeline
+    from qa_dist.cluster.submitted import check_not_live
     from qa_dist.lock import locked
 
     recipe, plan, place = wanted.recipe, wanted.plan, options.place
+    if options.profile.where != "slurm" and shutil.which("squeue"):
+        check_not_live(run)  # as jobs of a cluster, which the locks don't know before they start
     # A launcher that was killed may have left a training process that is just saving and ending.
     with locked(run.root / "train.lock", "this run is being trained", 120, console.print):
         fresh_data = plan.prepared(recipe.data.num_shards, place.max_parallel)

@@ -8,6 +8,7 @@ what is missing, never a memory of an earlier launch.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -21,7 +22,7 @@ from qa_dist.cluster import show
 from qa_dist.cluster.slurm import submit_stages
 from qa_dist.cluster.snapshot import note_code, save_code
 from qa_dist.cluster.submit import Outcome, Place, mark_waiting, run_in_process, run_local
-from qa_dist.cluster.submitted import Submitted, submitting
+from qa_dist.cluster.submitted import Submitted, check_not_live, submitting
 from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.evaluation.elements import elements as evaluate_elements
 from qa_dist.evaluation.elements import finished_steps, is_evaluated
@@ -271,6 +272,8 @@ def run_stage_here(stage: str, argv: Sequence[str], usage: str) -> int:
                 f"run={keys['run']}: holds no run.json; give the folder of a launched run"
             )
         check_private_folder(run.root)
+        if shutil.which("squeue"):
+            check_not_live(run)
         missing = list(_missing(run, read_prepared(run))[stage]())
         if "element" in keys:
             if not (keys["element"].isascii() and keys["element"].isdigit()):

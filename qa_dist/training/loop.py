@@ -308,6 +308,8 @@ class Training:
         self.progress.loss_steps = 0
         self.tokens = [0, 0, 0]
         if scalars:
+            rate_s = counts[0] / seconds
+            print(f"step {step}: loss {loss:.4f}, {rate_s:.1f} windows/s", flush=True)
             scalars.write(
                 step,
                 {
