@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -32,6 +33,7 @@ from qa_dist.run_dir import RunDir
 STOP_S = 120.0
 """How long a process that was asked to stop may take to save, in seconds."""
 _WATCH_S = 1.0
+_INSIST_S = 1.0
 
 Saved = Callable[[bool], None]
 """What training calls when a checkpoint is there: Readers.saved."""
@@ -136,7 +138,10 @@ class StageJob:
         self.start()
         try:
             with self.following(run) as saved:
-                state = run_stage(self.stage, run, self.element, saved)
+                try:
+                    state = run_stage(self.stage, run, self.element, saved)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
         except StopAskedError:
             state = "stopped"
             if rank == 0:
@@ -210,7 +215,16 @@ def _stop(signum: int, frame: FrameType | None) -> None:
     note_stop(signum, frame)
     for again in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(again, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, _insist)
+    signal.setitimer(signal.ITIMER_REAL, _INSIST_S, _INSIST_S)
     raise StopAskedError
+
+
+def _insist(signum: int, frame: FrameType | None) -> None:
+    """Raise again, unless what it was raised in is just being left: Python drops an exception that
+    comes while an object is being deleted."""
+    if not isinstance(sys.exc_info()[1], StopAskedError):
+        raise StopAskedError
 
 
 def _watch(pid: int) -> None:

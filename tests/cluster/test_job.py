@@ -240,3 +240,28 @@ def test_a_job_that_does_not_stop_after_its_launcher_is_killed(
     launcher.kill()
     launcher.wait()
     assert wait(child, 10) == -signal.SIGKILL
+
+
+def test_a_stop_that_came_while_an_object_was_deleted_is_not_lost(
+    run: RunDir, tmp_path: Path
+) -> None:
+    class Slow:
+        def __del__(self) -> None:
+            (tmp_path / "flag").touch()
+            time.sleep(30)  # the signal ends it, and Python drops the exception
+
+    def work(stage: str, run: RunDir, element: int, saved: job.Saved) -> str:
+        Slow()
+        (tmp_path / "dropped").touch()
+        try:
+            time.sleep(30)
+        finally:
+            time.sleep(2 * job._INSIST_S)  # leaving takes longer than until it would insist
+            (tmp_path / "left").touch()
+        return "done"
+
+    child = start(make_job(run), work)
+    wait_for(tmp_path / "flag")
+    os.kill(child, signal.SIGTERM)
+    assert wait(child) == 75
+    assert (tmp_path / "dropped").exists() and (tmp_path / "left").exists()

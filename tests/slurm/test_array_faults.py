@@ -94,6 +94,6 @@ def test_p08_no_questions_is_said_before_anything_is_queued(
     case = SmallCase(cluster, launch_words, tmp_path, *source)
     done = case.launch()
     assert done.returncode == 2
-    assert f"{empty}: has no questions for the split train" in done.stderr, done.stderr
+    assert f"{empty}: holds no questions in the 2 records" in done.stderr, done.stderr
     assert not case.run.root.exists() and not (tmp_path / "prepared").exists()
     assert not cluster.run("squeue", "--noheader").stdout
