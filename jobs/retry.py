@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from qa_dist.cluster.find_runs import find_run, read_words
 from qa_dist.cluster.heartbeats import is_on_slurm
-from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.stop import launch_again
 from qa_dist.cluster.submitted import check_not_live, is_cut_short, read_submitted
 from qa_dist.files import read_json
+from qa_dist.profile import STAGES
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, check_private_folder
 
@@ -51,7 +51,7 @@ def retry(run: RunDir) -> int:
     if not is_cut_short(run):
         check_not_live(run)  # before all that takes a moment
 
-    from qa_dist.cluster.launch import Order, Wanted, launch_run
+    from qa_dist.cluster.launch import LaunchOptions, Wanted, launch_run
     from qa_dist.cluster.place import find_place
     from qa_dist.data.prepared import read_prepared
     from qa_dist.plan import make_plan
@@ -60,8 +60,8 @@ def retry(run: RunDir) -> int:
     profile = load_profile(str(run.root / "profile.yaml"), run.root)
     recipe = load_saved_recipe(run.recipe)
     plan = make_plan(recipe, read_prepared(run).folder.parent)
-    order = Order(profile, find_place(profile), stages_of(run), run.root.parents[1])
-    return launch_run(order, Wanted(run.root.name, recipe, plan))
+    options = LaunchOptions(profile, find_place(profile), stages_of(run), run.root.parents[1])
+    return launch_run(options, Wanted(run.root.name, recipe, plan))
 
 
 def stages_of(run: RunDir) -> list[str]:

@@ -7,6 +7,7 @@ those that replaced them. Changes are made under run.lock, one writer at a time.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
 
 _WAIT_S = 30.0
+_LOG = re.compile(r"[a-z]+-\d+-(\d+)-\d+\.out")
 
 
 class FencedError(InputError):
@@ -33,9 +35,16 @@ def new_attempt(run: RunDir) -> int:
     """Count one more start of the run, whose jobs have not yet run out of time; return its number,
     from 1."""
     with _writing(run) as there:
-        there["attempt"] += 1
+        there["attempt"] = 1 + max(there["attempt"], _newest_logged(run))
         there.pop("timeouts", None)
         return int(there["attempt"])
+
+
+def _newest_logged(run: RunDir) -> int:
+    """Return the highest attempt that has logs: array elements that SLURM starts again count on by
+    themselves."""
+    names = (_LOG.fullmatch(path.name) for path in run.logs.glob("*.out"))
+    return max((int(match[1]) for match in names if match), default=0)
 
 
 def count_timeout(run: RunDir, stage: str, element: int) -> int:
@@ -60,10 +69,10 @@ def _writing(run: RunDir) -> Iterator[dict[str, Any]]:
 
 def take_over(run: RunDir, attempt: int) -> None:
     """Make `attempt` the one that may publish. Raises FencedError if a newer one has been."""
-    newest = int(read_json(run.run_json)["attempt"])
-    if attempt < newest:
-        raise _fenced(run, newest, attempt)
-    update_run(run, attempt=attempt)
+    with _writing(run) as there:
+        if attempt < int(there["attempt"]):
+            raise _fenced(run, int(there["attempt"]), attempt)
+        there["attempt"] = attempt
 
 
 def check_attempt(run: RunDir, run_id: str, attempt: int) -> None:

@@ -7,6 +7,7 @@ before deleting.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any
 
 MARKER = "MANIFEST.json"
 _CHUNK_BYTES = 1 << 22
+_STALE_TRIES = 3
 
 
 class BrokenFileError(Exception):
@@ -50,12 +52,17 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def temporary_path(path: Path) -> Path:
+    """Return the name under which this process writes what becomes `path`."""
+    return path.parent / f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp"
+
+
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it is fsynced and renamed to `path`,
     else removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    temporary = temporary_path(path)
     try:
         yield temporary
         with temporary.open("rb") as stream:
@@ -79,6 +86,12 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file that we wrote."""
+    for _ in range(_STALE_TRIES):
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            if error.errno != errno.ESTALE:  # NFS: another node has just replaced it
+                raise
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -119,9 +132,12 @@ def own_process() -> dict[str, Any]:
 def write_status(path: Path, value: Mapping[str, Any]) -> None:
     """Write a heartbeat: atomic, but not fsynced, since the next one replaces it soon."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    temporary = temporary_path(path)
+    try:
+        temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # the disk may be full
 
 
 def write_marker(folder: Path, **facts: Any) -> dict[str, Any]:

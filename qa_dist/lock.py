@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -28,8 +28,10 @@ def locked(
     Waits up to `wait_s` for another holder, telling so; then raises InputError naming that process.
     """
     stream = path.open("a+", encoding="utf-8")
+    is_held = False
     try:
         _acquire(stream, path, what, wait_s, tell)
+        is_held = True
         stream.seek(0)
         stream.truncate()
         stream.write(
@@ -38,7 +40,11 @@ def locked(
         stream.flush()
         yield
     finally:
-        stream.close()
+        with suppress(OSError):
+            if is_held:  # who looks from another machine sees only what is written there
+                stream.seek(0)
+                stream.truncate()
+            stream.close()
 
 
 def _acquire(
@@ -61,9 +67,9 @@ def _acquire(
             holder = stream.read().strip() or "another process"
             if time.monotonic() >= deadline:
                 raise InputError(
-                    f"{path.parent}: {what} by {holder}. Wait for it or stop it (kill -TERM lets "
-                    "it save), then "
-                    "launch again; for a second run beside it give name=..."
+                    f"{path.parent}: {what} by {holder}. Wait for it, or stop it in order "
+                    "(python jobs/cancel.py RUN, or kill -TERM), then launch again; for a second "
+                    "run beside it give name=..."
                 ) from None
             if not has_told:
                 tell(f"waiting for {holder}, which is ending an earlier attempt")

@@ -51,7 +51,7 @@ class Gang:
         child = case.launch(self.words, "stages=prepare")
         assert child.status == 0, child.text
 
-    def start(self, world_size: int, fault: str = "") -> list[Child]:
+    def start(self, world_size: int, fault: str = "", **env: str) -> list[Child]:
         port = free_port()
         return [
             self.case.zygote.start(
@@ -60,10 +60,11 @@ class Gang:
                 env={
                     **rank_environ(rank, world_size, port),
                     **fault_environ(fault, self.case.log),
+                    **env,
                 },
             )
             for rank in range(world_size)
         ]
 
-    def train(self, world_size: int, fault: str = "") -> list[int]:
-        return [child.wait() for child in self.start(world_size, fault)]
+    def train(self, world_size: int, fault: str = "", **env: str) -> list[int]:
+        return [child.wait() for child in self.start(world_size, fault, **env)]

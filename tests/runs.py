@@ -12,7 +12,7 @@ from typing import Any
 
 from qa_dist import faults
 from qa_dist.attempts import new_attempt
-from qa_dist.cluster import pipeline
+from qa_dist.cluster import open_run
 from qa_dist.files import file_sha256, read_json
 from qa_dist.plan import make_plan, save_plan
 from qa_dist.prepare import elements, prepare_element
@@ -106,9 +106,9 @@ def make_run(words: Sequence[str], folder: Path, *more: str) -> RunDir:
     keys, overrides = split_arguments(list(given.values()), ("recipe", "profile", *_OWN_KEYS))
     recipe = load_recipe(keys["recipe"], overrides, ROOT / "configs" / "recipes")
     plan = make_plan(recipe, Path(keys["prepared_dir"]))
-    run = pipeline.open_root(folder / "runs", keys["name"], recipe.name)
+    run = open_run.open_root(folder / "runs", keys["name"], recipe.name)
     prepared = plan.prepared(recipe.data.num_shards, 1)
-    prepared = pipeline.open_run(run, recipe, plan, prepared, is_fresh=False)
+    prepared = open_run.open_run(run, recipe, plan, prepared, is_fresh=False)
     save_plan(plan)
     for element, (split, index) in enumerate(elements(prepared)):
         if prepared.shards(split)[index] in prepared.missing(split):

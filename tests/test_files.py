@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from qa_dist.files import (
     read_json,
     read_json_if_there,
     read_marker,
+    read_status,
     replaced_file,
     verify_folder,
     write_json,
@@ -110,7 +112,11 @@ def test_the_order_is_fsync_rename_fsync_of_the_folder(
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(Path, "replace", replace)
     write_text(tmp_path / "a.txt", "x")
-    assert events == [f"fsync .a.txt.{os.getpid()}.tmp", "rename", f"fsync {tmp_path.name}"]
+    assert events == [
+        f"fsync {files.temporary_path(Path('a.txt')).name}",
+        "rename",
+        f"fsync {tmp_path.name}",
+    ]
 
 
 def test_json(tmp_path: Path) -> None:
@@ -301,3 +307,19 @@ def test_a_setting_is_read_without_a_yaml_reader(tmp_path: Path) -> None:
     assert files.read_setting(path, "batch_windows") == "8"
     assert files.read_setting(path, "other") == ""
     assert files.read_setting(tmp_path / "none.yaml", "name") == ""
+
+
+def test_t23_a_heartbeat_that_finds_no_room_leaves_the_one_before_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "train-0.json"
+    write_status(path, {"step": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_status(path, {"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert read_status(path) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qa_dist.cluster.heartbeats import jobs_of
-from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.run_logs import LogFile, log_files, scheduler_logs
 from qa_dist.cluster.status import Element, collect
+from qa_dist.profile import STAGES
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
 

@@ -148,7 +148,9 @@ def lock_holder(path: Path) -> Holder | None:
 def launcher(run: RunDir) -> Holder | None:
     """Return the process that runs this run's stages, or trains it; None: nobody that we know
     of."""
-    return lock_holder(run.root / "launch.lock") or lock_holder(run.root / "train.lock")
+    holder = lock_holder(run.root / "launch.lock")
+    # On a cluster it is a job that trains, which the queue knows better.
+    return holder if holder or is_on_slurm(run) else lock_holder(run.root / "train.lock")
 
 
 def _has_open(pid: int, path: Path) -> bool:

@@ -26,10 +26,10 @@ from qa_dist.cluster.out_of_memory import is_out_of_memory, memory_advice
 from qa_dist.code_version import code_version
 from qa_dist.files import read_status, write_status
 from qa_dist.processes import is_alive, note_stop
+from qa_dist.profile import STAGES
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
 
-STAGES = ("prepare", "train", "evaluate", "aggregate")
 STOP_S = 120.0
 """How long a process that was asked to stop may take to save, in seconds."""
 _WATCH_S = 1.0
@@ -53,7 +53,8 @@ def run_stage(stage: str, run: RunDir, element: int, saved: Saved = lambda is_la
         prepare_element(run, element)
     elif stage == "train":
         from qa_dist.evaluation.elements import awaited_steps
-        from qa_dist.training.loop import Readers, train
+        from qa_dist.training.journal import Readers
+        from qa_dist.training.loop import train
 
         return train(run, Readers(awaited_steps, saved))
     elif stage == "evaluate":

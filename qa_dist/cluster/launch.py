@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.queue import QueueError, is_answering
 from qa_dist.files import write_text
-from qa_dist.profile import Profile
+from qa_dist.profile import STAGES, Profile
 from qa_dist.recipe import Recipe
 from qa_dist.recipe_fields import slots
 from qa_dist.recipe_loading import (
@@ -75,7 +74,7 @@ _Out = TypeVar("_Out")
 
 
 @dataclass(frozen=True)
-class Order:
+class LaunchOptions:
     """What is asked of a launch, beside what its runs are to do."""
 
     profile: Profile
@@ -94,9 +93,9 @@ class Wanted:
     recipe: Recipe
     plan: Plan
 
-    def folder(self, order: Order) -> RunDir:
+    def folder(self, options: LaunchOptions) -> RunDir:
         """Return where it is kept, whether or not it is there yet."""
-        return RunDir(order.runs_dir / self.recipe.name / self.name)
+        return RunDir(options.runs_dir / self.recipe.name / self.name)
 
 
 def launch(keys: Mapping[str, str], overrides: Sequence[str]) -> int:
@@ -123,8 +122,8 @@ def launch(keys: Mapping[str, str], overrides: Sequence[str]) -> int:
 
     runs_dir = Path(keys.get("runs_dir", "runs")).absolute()
     place = find_place(profile)
-    order = Order(profile, place, stages, runs_dir, is_fresh, read_flag(keys, "wait"))
-    look = Look(order, Path(keys.get("prepared_dir", "prepared")).absolute())
+    options = LaunchOptions(profile, place, stages, runs_dir, is_fresh, read_flag(keys, "wait"))
+    look = Look(options, Path(keys.get("prepared_dir", "prepared")).absolute())
     located = read_all(recipes, look.locate)
     plans = read_all(located, look.plan)
     wanted = [Wanted(one, recipe, plans[one]) for one, recipe in located.items()]
@@ -132,11 +131,11 @@ def launch(keys: Mapping[str, str], overrides: Sequence[str]) -> int:
         from qa_dist.cluster.sweep import launch_sweep, print_sweep
 
         start = print_sweep if is_dry else launch_sweep
-        return start(order, name, [member for member, _ in members], wanted)
+        return start(options, name, [member for member, _ in members], wanted)
     if is_dry:
-        print_forecast(order, wanted[0])
+        print_forecast(options, wanted[0])
         return 0
-    return launch_run(order, wanted[0])
+    return launch_run(options, wanted[0])
 
 
 def read_name(keys: Mapping[str, str], profile: Profile) -> str:
@@ -169,8 +168,8 @@ def read_all(asked: Mapping[str, _In], read: Callable[[_In], _Out]) -> dict[str,
 class Look:
     """A look at what runs are to be made of; what runs have in common is looked at once."""
 
-    def __init__(self, order: Order, prepared_dir: Path) -> None:
-        self._order, self._prepared_dir = order, prepared_dir
+    def __init__(self, options: LaunchOptions, prepared_dir: Path) -> None:
+        self._options, self._prepared_dir = options, prepared_dir
         self._plans: dict[str, Plan] = {}
 
     def locate(self, recipe: Recipe) -> Recipe:
@@ -179,7 +178,7 @@ class Look:
         from qa_dist.cluster.place import check_ranks
         from qa_dist.plan import locate_inputs
 
-        check_ranks(recipe, self._order.place.num_ranks)
+        check_ranks(recipe, self._options.place.num_ranks)
         return locate_inputs(recipe, ROOT)
 
     def plan(self, recipe: Recipe) -> Plan:
@@ -192,52 +191,54 @@ class Look:
         return self._plans[key]
 
 
-def print_forecast(order: Order, wanted: Wanted) -> None:
+def print_forecast(options: LaunchOptions, wanted: Wanted) -> None:
     """Print the recipe and what would be done; on SLURM also the sbatch scripts of the stages."""
     from qa_dist.cluster import forecast
 
     recipe, plan = wanted.recipe, wanted.plan
-    prepared = plan.prepared(recipe.data.num_shards, order.place.max_parallel)
+    prepared = plan.prepared(recipe.data.num_shards, options.place.max_parallel)
     print(recipe_to_yaml(recipe))
-    forecast.print_forecast(recipe, order.place, plan, prepared, order.stages)
-    if order.profile.where == "slurm":
+    forecast.print_forecast(recipe, options.place, plan, prepared, options.stages)
+    if options.profile.where == "slurm":
         from qa_dist.cluster.slurm import sbatch_script
 
-        run = RunDir(order.runs_dir / recipe.name / wanted.name)
-        for stage in order.stages:
-            script = sbatch_script(run, order.profile, f"{recipe.name}.{wanted.name}", stage)
+        run = RunDir(options.runs_dir / recipe.name / wanted.name)
+        for stage in options.stages:
+            script = sbatch_script(run, options.profile, f"{recipe.name}.{wanted.name}", stage)
             print(f"\n# {stage}\n{script}")
 
 
-def launch_run(order: Order, wanted: Wanted) -> int:
+def launch_run(options: LaunchOptions, wanted: Wanted) -> int:
     """Run or submit what is missing of a run; return the exit status."""
     from qa_dist.cluster import pipeline, show
 
-    console = make_console(order)
+    console = make_console(options)
     try:
-        with held(order, wanted) as run:
-            if order.profile.where == "slurm":
-                submitted = submit(order, wanted, run, console)
+        with held(options, wanted) as run:
+            if options.profile.where == "slurm":
+                submitted = submit(options, wanted, run, console)
                 console.print(f"run: {run.root}", highlight=False, soft_wrap=True)
                 show.show_submitted(console, submitted, run)
                 state = "submitted" if submitted else "done"
-                if submitted and order.is_waiting:
+                if submitted and options.is_waiting:
                     state = wait_for(run, [job.stage for job in submitted], console)
             else:
-                this_launch, prepared = open_files(order, wanted, run, console)
+                this_launch, prepared = open_files(options, wanted, run, console)
                 console.print(f"run: {run.root}", highlight=False, soft_wrap=True)
-                state = pipeline.run_stages(this_launch, wanted.plan, prepared, order.stages)
+                state = pipeline.run_stages(this_launch, wanted.plan, prepared, options.stages)
     except pipeline.StageFailedError as error:
         print(f"error: {error}\nThe same command goes on from what is finished.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         state = "stopped"
-    if state == "done" and "aggregate" in order.stages:
+    if state == "done" and "aggregate" in options.stages:
         pipeline.report(run, wanted.recipe, console)
     return end_status(state, console)
 
 
-def submit(order: Order, wanted: Wanted, run: RunDir, console: Console) -> list[Submitted]:
+def submit(
+    options: LaunchOptions, wanted: Wanted, run: RunDir, console: Console
+) -> list[Submitted]:
     """Submit what is missing of a run that is held, or go on with what is in the queue; return the
     jobs. Raises InputError."""
     from qa_dist.cluster.going_on import jobs_to_watch, submit_rest
@@ -247,17 +248,17 @@ def submit(order: Order, wanted: Wanted, run: RunDir, console: Console) -> list[
     from qa_dist.cluster.submitted import check_not_live
 
     check_paths(run)
-    if not order.is_fresh:
-        if rest := submit_rest(run, wanted.recipe, order.profile):
+    if not options.is_fresh:
+        if rest := submit_rest(run, wanted.recipe, options.profile):
             console.print("an earlier launch was cut short; the rest is submitted", highlight=False)
             return rest
-        if order.is_waiting and (there := jobs_to_watch(run, wanted.recipe)):
+        if options.is_waiting and (there := jobs_to_watch(run, wanted.recipe)):
             console.print("its jobs are in the queue already; watching them", highlight=False)
             return there
     check_not_live(run)
-    check_cluster(order.profile, [wanted.recipe], run.root)
-    this_launch, prepared = open_files(order, wanted, run, console)
-    return submit_run(this_launch, wanted.plan, prepared, order.stages)
+    check_cluster(options.profile, [wanted.recipe], run.root)
+    this_launch, prepared = open_files(options, wanted, run, console)
+    return submit_run(this_launch, wanted.plan, prepared, options.stages)
 
 
 def end_status(state: str, console: Console) -> int:
@@ -271,38 +272,41 @@ def end_status(state: str, console: Console) -> int:
 
 
 @contextmanager
-def held(order: Order, wanted: Wanted) -> Iterator[RunDir]:
+def held(options: LaunchOptions, wanted: Wanted) -> Iterator[RunDir]:
     """Make a run's folder and hold the launch's lock. Raises InputError if another launch does."""
-    from qa_dist.cluster.pipeline import open_root
+    from qa_dist.cluster.open_run import open_root
     from qa_dist.lock import locked
 
-    run = open_root(order.runs_dir, wanted.name, wanted.recipe.name)
+    run = open_root(options.runs_dir, wanted.name, wanted.recipe.name)
     with locked(run.root / "launch.lock", "this run is being launched"):
         yield run
 
 
 def open_files(
-    order: Order, wanted: Wanted, run: RunDir, console: Console
+    options: LaunchOptions, wanted: Wanted, run: RunDir, console: Console
 ) -> tuple[Launch, Prepared]:
     """Make the files of a run that is held, or check that those there are this very run's."""
-    from qa_dist.cluster import pipeline
+    from qa_dist.cluster import open_run, pipeline
+    from qa_dist.cluster.submitted import check_not_live
     from qa_dist.lock import locked
 
-    recipe, plan, place = wanted.recipe, wanted.plan, order.place
+    recipe, plan, place = wanted.recipe, wanted.plan, options.place
+    if options.profile.where != "slurm" and shutil.which("squeue"):
+        check_not_live(run)  # as jobs of a cluster, which the locks don't know before they start
     # A launcher that was killed may have left a training process that is just saving and ending.
     with locked(run.root / "train.lock", "this run is being trained", 120, console.print):
         fresh_data = plan.prepared(recipe.data.num_shards, place.max_parallel)
-        prepared = pipeline.open_run(run, recipe, plan, fresh_data, order.is_fresh)
-    write_text(run.root / "profile.yaml", profile_to_yaml(order.profile))
-    return pipeline.Launch(run, recipe, order.profile, place, console), prepared
+        prepared = open_run.open_run(run, recipe, plan, fresh_data, options.is_fresh)
+    write_text(run.root / "profile.yaml", profile_to_yaml(options.profile))
+    return pipeline.Launch(run, recipe, options.profile, place, console), prepared
 
 
-def make_console(order: Order) -> Console:
+def make_console(options: LaunchOptions) -> Console:
     """Return what is written to; hide the GPUs from a torch that this process may load, unless
     they were asked for."""
     from rich.console import Console
 
-    if order.profile.where == "process" and not order.place.num_gpus:
+    if options.profile.where == "process" and not options.place.num_gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     return Console(width=None if sys.stdout.isatty() else 120)
 

@@ -13,12 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.show_status import show_runs
 from qa_dist.cluster.status import RunStatus
 from qa_dist.cluster.submitted import Submitted
 from qa_dist.evaluation.sweep_table import NOTE, run_cells, setting_cells, title
 from qa_dist.evaluation.sweep_table import Table as Results
+from qa_dist.profile import STAGES
 from qa_dist.run_dir import RunDir, SweepDir
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from qa_dist import faults
-from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.queue import QueueError, cancel, max_array_size, run_slurm, slurmd_timeout_s
 from qa_dist.cluster.slurm_job import SlurmJob
 from qa_dist.cluster.submitted import (
@@ -32,7 +31,7 @@ from qa_dist.cluster.submitted import (
     save_submitted,
 )
 from qa_dist.files import write_text
-from qa_dist.profile import Profile, resources_of
+from qa_dist.profile import STAGES, Profile, resources_of
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
 
@@ -89,7 +88,8 @@ def submit_planned(
                 continue
             stages = [other.stage for other in jobs[:place] if other.stage != one.stage]
             after = [other.job for other in jobs[:place] if other.stage in stages[-1:]]
-            job = _submit(run, profile, title, one.stage, one.elements, one.attempt, after)
+            parts = sum(other.stage == one.stage for other in jobs)
+            job = _submit(run, profile, title, one.stage, one.elements, one.attempt, after, parts)
             faults.reach("submit.after_sbatch", place)
             jobs[place] = replace(one, job=job, after=after)
             save_submitted(run, [*earlier, *jobs])
@@ -139,11 +139,12 @@ def _submit(
     elements: Sequence[int],
     attempt: int,
     after: Sequence[int],
+    num_parts: int,
 ) -> int:
-    """Submit one array (or job); return its id."""
+    """Submit one array (or job), one of `num_parts` of its stage; return its id."""
     import submitit
 
-    executor = make_executor(run, profile, title, stage, after)
+    executor = make_executor(run, profile, title, stage, after, num_parts)
     try:
         with _outside_a_job():
             if len(elements) == 1:
@@ -196,7 +197,7 @@ def ranks_per_node(profile: Profile) -> int:
 
 
 def make_executor(
-    run: RunDir, profile: Profile, title: str, stage: str, after: Sequence[int]
+    run: RunDir, profile: Profile, title: str, stage: str, after: Sequence[int], num_parts: int = 1
 ) -> Any:
     """Return submitit's executor with a stage's parameters."""
     import submitit
@@ -225,7 +226,7 @@ def make_executor(
         nodes=profile.nodes if is_gang else 1,
         ntasks_per_node=ranks_per_node(profile) if is_gang else 1,
         signal_delay_s=profile.signal_lead_s,
-        array_parallelism=profile.max_parallel or 100_000,
+        array_parallelism=max(1, (profile.max_parallel or 100_000) // num_parts),
         setup=_setup_lines(run, profile),
         srun_args=[
             "--export=ALL",  # of the job, which has only what sbatch was told to export

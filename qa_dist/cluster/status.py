@@ -26,13 +26,13 @@ from qa_dist.cluster.heartbeats import (
     read_elements,
     worker,
 )
-from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.queue import JobName, Queue, QueuedJob
 from qa_dist.cluster.reasons import explain_end, is_running, why_ended, why_waiting
 from qa_dist.cluster.run_logs import begun_jobs, last_lines, last_words, slurms_words
 from qa_dist.cluster.submitted import is_cut_short, read_submitted
 from qa_dist.evaluation.elements import is_each_checkpoint
 from qa_dist.files import read_json, read_setting
+from qa_dist.profile import STAGES
 from qa_dist.run_dir import RunDir
 
 STATES = ("done", "running", "waiting", "failed", "missing")

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 
 from qa_dist.attempts import update_run
 from qa_dist.cluster.heartbeats import is_on_slurm, launcher
-from qa_dist.cluster.job import STAGES
 from qa_dist.cluster.queue import QueueError, cancel
 from qa_dist.cluster.submitted import find_lost, live_jobs, read_submitted, submitting
 from qa_dist.data.prepared import read_prepared
 from qa_dist.evaluation.elements import is_each_checkpoint
 from qa_dist.files import read_json
+from qa_dist.profile import STAGES
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
 

@@ -15,10 +15,10 @@ from types import FrameType
 
 from rich.console import Console
 
-from qa_dist.cluster import pipeline, show_sweep
+from qa_dist.cluster import open_run, pipeline, show_sweep
 from qa_dist.cluster.going_on import submit_rest
 from qa_dist.cluster.launch import (
-    Order,
+    LaunchOptions,
     Wanted,
     end_status,
     held,
@@ -45,42 +45,42 @@ _KEPT = frozenset(MAY_CHANGE) - {"evaluation.*"}
 
 
 def print_sweep(
-    order: Order, name: str, members: Sequence[Member], wanted: Sequence[Wanted]
+    options: LaunchOptions, name: str, members: Sequence[Member], wanted: Sequence[Wanted]
 ) -> int:
     """Print the runs with how far they are, and the forecast of the first; return the status."""
-    check_all(order, sweep_folder(order, name, wanted), members, wanted)
+    check_all(options, sweep_folder(options, name, wanted), members, wanted)
     recipe = wanted[0].recipe.name
     print(f"sweep {recipe}/{name}: {len(wanted)} runs")
     for one in wanted:
-        run = one.folder(order)
+        run = one.folder(options)
         there = "trained" if pipeline.is_trained(run) else "begun" if run.run_json.exists() else ""
         print(f"  {one.name}  {there}".rstrip())
     print("\nthe first of them:\n")
-    print_forecast(order, wanted[0])
+    print_forecast(options, wanted[0])
     return 0
 
 
 def launch_sweep(
-    order: Order, name: str, members: Sequence[Member], wanted: Sequence[Wanted]
+    options: LaunchOptions, name: str, members: Sequence[Member], wanted: Sequence[Wanted]
 ) -> int:
     """Run or submit what is missing of each run; return the exit status."""
-    folder, console = sweep_folder(order, name, wanted), make_console(order)
+    folder, console = sweep_folder(options, name, wanted), make_console(options)
     recipe = wanted[0].recipe.name
-    check_all(order, folder, members, wanted)
-    pipeline.open_root(order.runs_dir, folder.root.name, recipe)
+    check_all(options, folder, members, wanted)
+    open_run.open_root(options.runs_dir, folder.root.name, recipe)
     with locked(folder.root / "launch.lock", "this sweep is being launched"):
-        kept = [] if order.is_fresh else other_members(folder, members)
+        kept = [] if options.is_fresh else other_members(folder, members)
         write_sweep(folder, recipe, [*kept, *members])
         console.print(f"sweep: {folder.root}, {len(wanted)} runs", highlight=False, soft_wrap=True)
         failed: dict[str, str] = {}
-        start = _submit_all if order.profile.where == "slurm" else _run_all
+        start = _submit_all if options.profile.where == "slurm" else _run_all
         try:
             with _ended_by_sigterm():
-                state = start(order, wanted, failed, console)
+                state = start(options, wanted, failed, console)
         except KeyboardInterrupt:
             state = "stopped"
         table = update_sweep(folder)
-    if table is not None and "aggregate" in order.stages and state != "submitted":
+    if table is not None and "aggregate" in options.stages and state != "submitted":
         show_sweep.show_results(console, table, folder)
     for one, error in failed.items():
         print(f"error: {one}: {error}", file=sys.stderr)
@@ -91,32 +91,32 @@ def launch_sweep(
     return 1 if failed and not status else status
 
 
-def sweep_folder(order: Order, name: str, wanted: Sequence[Wanted]) -> SweepDir:
+def sweep_folder(options: LaunchOptions, name: str, wanted: Sequence[Wanted]) -> SweepDir:
     """Return where a sweep is kept, whether or not it is there yet."""
-    return SweepDir(order.runs_dir / wanted[0].recipe.name / f"{name}{SWEEP_ENDING}")
+    return SweepDir(options.runs_dir / wanted[0].recipe.name / f"{name}{SWEEP_ENDING}")
 
 
 # ---- checks
 
 
 def check_all(
-    order: Order, folder: SweepDir, members: Sequence[Member], wanted: Sequence[Wanted]
+    options: LaunchOptions, folder: SweepDir, members: Sequence[Member], wanted: Sequence[Wanted]
 ) -> None:
     """Raise InputError with the first thing that a launch of these runs would fail of."""
-    runs = [one.folder(order) for one in wanted]
-    for path in (order.runs_dir, folder.root.parent, folder.root, *(run.root for run in runs)):
+    runs = [one.folder(options) for one in wanted]
+    for path in (options.runs_dir, folder.root.parent, folder.root, *(run.root for run in runs)):
         if path.exists() or path.is_symlink():
             check_private_folder(path)
-    if not order.is_fresh:
+    if not options.is_fresh:
         _check_others(folder, members, wanted)
         for run, one in zip(runs, wanted, strict=True):
-            pipeline.check_same(run, one.recipe, one.plan)
-    if order.profile.where == "slurm":
+            open_run.check_same(run, one.recipe, one.plan)
+    if options.profile.where == "slurm":
         for run in runs:
             check_paths(run)
         pairs = zip(runs, wanted, strict=True)
         untrained = [one.recipe for run, one in pairs if not pipeline.is_trained(run)]
-        check_cluster(order.profile, untrained, folder.root)
+        check_cluster(options.profile, untrained, folder.root)
 
 
 def other_members(folder: SweepDir, members: Sequence[Member]) -> list[Member]:
@@ -162,21 +162,21 @@ def _setting(member: Member) -> str:
 
 
 def _run_all(
-    order: Order, wanted: Sequence[Wanted], failed: dict[str, str], console: Console
+    options: LaunchOptions, wanted: Sequence[Wanted], failed: dict[str, str], console: Console
 ) -> str:
     """Run one after the other; one that fails doesn't keep the others from running. Return "done"
     or "stopped"."""
     for number, one in enumerate(wanted, 1):
         shown = f"run {number} of {len(wanted)}: {one.name}"
         try:
-            with held(order, one) as run:
-                this_launch, prepared = open_files(order, one, run, console)
-                missing = pipeline.missing_elements(run, one.recipe, prepared, order.stages)
+            with held(options, one) as run:
+                this_launch, prepared = open_files(options, one, run, console)
+                missing = pipeline.missing_elements(run, one.recipe, prepared, options.stages)
                 if not any(missing.values()):
                     console.print(f"{shown}: nothing to do, it is all there", highlight=False)
                     continue
                 console.print(shown, highlight=False)
-                if pipeline.run_stages(this_launch, one.plan, prepared, order.stages) != "done":
+                if pipeline.run_stages(this_launch, one.plan, prepared, options.stages) != "done":
                     return "stopped"
         except (pipeline.StageFailedError, InputError) as error:
             failed[one.name] = str(error)
@@ -202,7 +202,7 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 
 def _submit_all(
-    order: Order, wanted: Sequence[Wanted], failed: dict[str, str], console: Console
+    options: LaunchOptions, wanted: Sequence[Wanted], failed: dict[str, str], console: Console
 ) -> str:
     """Submit what is missing of all runs that aren't live; follow them if asked to. Return "done",
     "submitted" or "stopped"."""
@@ -210,11 +210,11 @@ def _submit_all(
         runs: dict[RunDir, Wanted] = {}
         for one in wanted:
             try:
-                runs[locks.enter_context(held(order, one))] = one
+                runs[locks.enter_context(held(options, one))] = one
             except InputError as error:
                 console.print(f"left alone: {error}", highlight=False, soft_wrap=True)
         for run, one in runs.items():
-            submit_rest(run, one.recipe, order.profile)
+            submit_rest(run, one.recipe, options.profile)
         live = _find_live(list(runs))
         for run, jobs in live.items():
             ids = ", ".join(sorted({f"{job.job} ({job.state.lower()})" for job in jobs}))
@@ -223,17 +223,18 @@ def _submit_all(
                 highlight=False,
                 soft_wrap=True,
             )
-        submitted = _submit_idle(order, runs, live, console)
+        submitted = _submit_idle(options, runs, live, console)
     show_sweep.show_submitted(console, submitted)
     if not any(submitted.values()):
         if not live and len(runs) == len(wanted):
             console.print("nothing to do, it is all there", highlight=False)
         return "done"
-    if not order.is_waiting:
+    if not options.is_waiting:
         return "submitted"
     states = set()
     for run, own in submitted.items():
         if own:
+            console.print(f"{run.root.name}:", highlight=False)
             try:
                 states.add(wait_for(run, [job.stage for job in own], console))
             except pipeline.StageFailedError as error:
@@ -255,7 +256,7 @@ def _find_live(runs: Sequence[RunDir]) -> dict[RunDir, list[QueuedJob]]:
 
 
 def _submit_idle(
-    order: Order,
+    options: LaunchOptions,
     runs: Mapping[RunDir, Wanted],
     live: Mapping[RunDir, Sequence[QueuedJob]],
     console: Console,
@@ -274,10 +275,10 @@ def _submit_idle(
         for run, one in runs.items():
             if run in live:
                 continue
-            this_launch, prepared = open_files(order, one, run, console)
+            this_launch, prepared = open_files(options, one, run, console)
             known = shared.get(_data(prepared), ())
             submitted[run] = pipeline.submit_run(
-                this_launch, one.plan, prepared, order.stages, known
+                this_launch, one.plan, prepared, options.stages, known
             )
             _share(shared, prepared, run, submitted[run])
     except BaseException as error:

@@ -25,6 +25,7 @@ from qa_dist.files import (
     delete_folder,
     read_marker,
     sync_folder,
+    temporary_path,
     verify_folder,
     write_marker,
 )
@@ -71,7 +72,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, vocab_size: int) -> None:
         self.folder = folder
-        self._temporary = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
+        self._temporary = temporary_path(folder)
         if self._temporary.exists():
             delete_folder(self._temporary)
         self._temporary.mkdir(parents=True)

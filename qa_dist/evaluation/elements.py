@@ -82,9 +82,10 @@ def _predicted_steps(run: RunDir, shards: list[str]) -> list[int]:
 
 
 def awaited_steps(run: RunDir) -> set[int]:
-    """Return the steps of the checkpoints that may not be deleted yet: each_checkpoint, and not all
-    of their predictions are there and whole."""
-    if not is_each_checkpoint(run):
+    """Return the steps of the checkpoints that may not be deleted yet: each_checkpoint, evaluation
+    was asked for, and not all of their predictions are there and whole."""
+    asked = read_json(run.run_json).get("stages", ("evaluate",))
+    if not is_each_checkpoint(run) or "evaluate" not in asked:
         return set()
     there = set(finished_steps(run))
     return {

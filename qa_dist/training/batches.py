@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from qa_dist.data.collate import Batch, collate
 from qa_dist.data.order import Order
 from qa_dist.data.prepared import Prepared, read_template
 from qa_dist.data.shards import Split, verify_shards
-from qa_dist.files import BrokenFileError
+from qa_dist.files import MARKER, BrokenFileError
 from qa_dist.recipe import Recipe
 from qa_dist.records import InputError
 from qa_dist.tasks import TASKS
@@ -75,16 +77,21 @@ class Batches:
 
 
 def _open_verified(prepared: Prepared, name: str, engine: Engine) -> Split:
-    problem = ""
+    broken: dict[Path, str] = {}
     split = prepared.open(name)
-    try:
-        verify_shards(path for _, path in engine.my_share(prepared.shards(name)))
-    except BrokenFileError as error:
-        problem = str(error)
-    problems = [text for text in engine.gather(problem) if text]
+    for _, path in engine.my_share(prepared.shards(name)):
+        try:
+            verify_shards([path])
+        except BrokenFileError as error:
+            broken[path] = str(error)
+    problems = [text for texts in engine.gather(list(broken.values())) for text in texts]
+    for path in broken:  # all have opened it: no longer believed, so that it is made anew
+        with suppress(OSError):
+            (path / MARKER).unlink()
     if problems:
         raise InputError(
-            f"{problems[0]}. Delete that folder and launch the run again: it is made anew"
+            f"{problems[0]}. Launch the run again: that shard is made anew (if its {MARKER} is "
+            "still there, delete that first)"
         )
     return split
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -27,6 +29,7 @@ from qa_dist.training.peers import LostRankError, Peers, this_process
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 TIMEOUT_VARIABLE = "QA_DIST_TIMEOUT_S"
+_TICK_S = 2.0  # between signs of life of a rank that works alone
 _MEET_S = 300.0  # a node that loads torch from a busy file system takes minutes
 
 
@@ -51,6 +54,8 @@ class Engine:
         on_cpu = not torch.cuda.is_available()
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
+        self.timeout_s = float(os.environ.get(TIMEOUT_VARIABLE, "300"))
+        """How long a rank waits for another that gives no sign of life."""
         if on_cpu:
             local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world_size)))
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
@@ -60,7 +65,7 @@ class Engine:
         meeting = os.environ.get(rendezvous.VARIABLE)
         if self.world_size > 1 or meeting:  # a job's only rank as well, since RANK is set
             backend = "gloo" if on_cpu else "nccl"
-            timeout = timedelta(seconds=float(os.environ.get(TIMEOUT_VARIABLE, "300")))
+            timeout = timedelta(seconds=self.timeout_s)
             if meeting:
                 if not on_cpu:
                     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -77,6 +82,10 @@ class Engine:
         # Tensor cores take rows of 8 tokens; a CPU would only compute the padding.
         self.pad_multiple = 1 if on_cpu else PAD_MULTIPLE
         self._peers = Peers(self.rank, self.gather(this_process()), folder)
+        self._on_cpu: torch.distributed.ProcessGroup | None = None  # the default one
+        if self.world_size > 1 and not on_cpu:
+            timeout = timedelta(seconds=self.timeout_s)
+            self._on_cpu = torch.distributed.new_group(backend="gloo", timeout=timeout)
         self._stop_asked = False
         self._stop_votes: torch.Tensor | None = None
         self._old_handlers: dict[signal.Signals, Any] = {}
@@ -122,6 +131,39 @@ class Engine:
         """Wait for all ranks."""
         if self.world_size > 1:
             torch.distributed.barrier()
+
+    @contextmanager
+    def others_wait(self) -> Iterator[None]:
+        """Within it rank 0 works alone, on the disk; the others wait as long as it gives signs of
+        life, even if that is longer than a collective may take."""
+        if self.world_size == 1:
+            yield
+        elif self.rank > 0:
+            yield
+            while not self._tick(is_over=False):
+                pass
+        else:
+            is_over = threading.Event()
+
+            def tick_on() -> None:
+                with suppress(RuntimeError):  # a rank is lost: seen below
+                    while not is_over.wait(_TICK_S):
+                        self._tick(is_over=False)
+
+            thread = threading.Thread(target=tick_on, daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                is_over.set()
+                thread.join()
+            self._tick(is_over=True)
+
+    def _tick(self, is_over: bool) -> bool:
+        """Return whether rank 0 says that it is over; all ranks call it equally often."""
+        flag = torch.tensor(float(is_over))
+        torch.distributed.all_reduce(flag, group=self._on_cpu)
+        return bool(flag.item())
 
     def lost_rank(self, error: RuntimeError) -> LostRankError | None:
         """Return what a failed collective means: which ranks are gone; None if `error` isn't

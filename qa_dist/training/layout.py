@@ -127,11 +127,13 @@ class FullySharded(Replicated):
     is_sharded = True
 
     def __init__(self, engine: Engine, model: nn.Module, train: Train) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
+        mesh = init_device_mesh(engine.device.type, (engine.world_size,))
         for block in _blocks(model):
-            fully_shard(block)
-        fully_shard(model)
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
         self.engine, self.train = engine, train
         self.module = self.model = model
         self.optimizer = build_optimizer(model, train)
@@ -199,7 +201,11 @@ class Zero(Replicated):
                 "gradient_clipping": train.clip_norm,
                 "zero_optimization": {"stage": int(train.engine[-1])},
                 "zero_allow_untested_optimizer": True,
-                "torch_autocast": {"enabled": engine.precision == "bf16", "dtype": "bfloat16"},
+                "torch_autocast": {
+                    "enabled": engine.precision == "bf16",
+                    "dtype": "bfloat16",
+                    "lower_precision_safe_modules": [],  # weights and gradients travel in fp32
+                },
             },
         )
         self.model = self._deepspeed

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
 import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,35 +20,31 @@ import torch
 from torch import nn
 
 from qa_dist import faults
-from qa_dist.attempts import check_attempt, take_over, update_run
+from qa_dist.attempts import take_over, update_run
 from qa_dist.checkpoint import (
     Checkpoint,
-    find_checkpoint,
     load_checkpoint,
-    save_checkpoint,
 )
 from qa_dist.data.collate import Batch
 from qa_dist.data.order import mix
 from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.files import (
     read_json,
-    write_status,
 )
 from qa_dist.lock import locked
 from qa_dist.models.span import build_model, span_loss
 from qa_dist.recipe import Recipe
 from qa_dist.recipe_loading import load_saved_recipe
-from qa_dist.rotation import rotate
 from qa_dist.run_dir import RunDir
 from qa_dist.scalars import ScalarWriter
 from qa_dist.tasks import TASKS
 from qa_dist.training.batches import Batches
 from qa_dist.training.engine import Engine, resolve_precision
+from qa_dist.training.journal import NO_READERS, Journal, Readers
 from qa_dist.training.layout import lay_out
 from qa_dist.training.optim import learning_rate
 
-_HEARTBEAT_S = 1.0
-_TAKE_OVER_S = 60.0  # for an older attempt to notice that it is one
+_LET_GO_S = 60.0  # for an older attempt, once it sees that it is one
 
 
 class DivergedError(Exception):
@@ -75,20 +70,6 @@ class Progress:
     best_loss: float = float("inf")
 
 
-@dataclass(frozen=True)
-class Readers:
-    """What others make of checkpoints while training goes on; asked on rank 0 only."""
-
-    awaited: Callable[[RunDir], Collection[int]] = lambda run: ()
-    """Returns the steps of the checkpoints that mustn't be deleted yet."""
-    saved: Callable[[bool], None] = lambda is_last: None
-    """Called when training begins or goes on and after each periodic checkpoint, and at once
-    returns; called with True before the run is said to be done, and may take its time."""
-
-
-NO_READERS = Readers()
-
-
 def train(run: RunDir, readers: Readers = NO_READERS) -> str:
     """Train the run from where it stands; return "done", or "stopped" after a signal (the state is
     saved).
@@ -102,14 +83,10 @@ def train(run: RunDir, readers: Readers = NO_READERS) -> str:
     engine.watch_for_stop()
     try:
         with ExitStack() as stack:
-            if engine.rank == 0:
-                # Before the lock: an older attempt that still lives sees it, and lets go.
-                attempt = os.environ.get("QA_DIST_ATTEMPT") or read_json(run.run_json)["attempt"]
-                take_over(run, int(attempt))
-                stack.enter_context(
-                    locked(run.root / "train.lock", "this run is being trained", _TAKE_OVER_S)
-                )
-                update_run(run, precision=engine.precision)
+            with engine.others_wait():
+                if engine.rank == 0:
+                    stack.enter_context(_taken_over(run, engine.timeout_s + _LET_GO_S))
+                    update_run(run, precision=engine.precision)
             facts = engine.broadcast(read_json(run.run_json))
             return Training(run, recipe, prepared, engine, facts, readers).run_to_end()
     except RuntimeError as error:
@@ -119,6 +96,16 @@ def train(run: RunDir, readers: Readers = NO_READERS) -> str:
         raise lost from error
     finally:
         engine.close()
+
+
+@contextmanager
+def _taken_over(run: RunDir, wait_s: float) -> Iterator[None]:
+    """Make this attempt the one that may publish, and hold its training; an older attempt that
+    still lives sees it within `wait_s`, and lets go."""
+    attempt = os.environ.get("QA_DIST_ATTEMPT") or read_json(run.run_json)["attempt"]
+    take_over(run, int(attempt))
+    with locked(run.root / "train.lock", "this run is being trained", wait_s):
+        yield
 
 
 class Training:
@@ -133,11 +120,13 @@ class Training:
         facts: dict[str, Any],
         readers: Readers = NO_READERS,
     ) -> None:
-        self.run, self.recipe, self.engine, self.readers = run, recipe, engine, readers
-        self.attempt = int(facts["attempt"])
-        self.identity = {"run": str(facts["id"]), "data": prepared.fingerprint}
+        self.run, self.recipe, self.engine = run, recipe, engine
         self.batches = Batches(recipe, prepared, engine)
         self.order, self.num_steps = self.batches.order, self.batches.num_steps
+        self.journal: Journal | None = None  # on the other ranks
+        if engine.rank == 0:
+            self.journal = Journal(run, recipe.train, facts, prepared.fingerprint, self.num_steps)
+            self.journal.readers = readers
         num_classes = len(TASKS[recipe.sources[0].task].ANSWER_CLASSES)
         self.model = build_model(recipe.model, num_classes, recipe.train.seed)
         self.model.to(engine.device)
@@ -145,23 +134,20 @@ class Training:
         self.loss_sum = torch.zeros((), device=engine.device)
         # This rank's windows, real tokens, and tokens with padding since the last scalars.
         self.tokens = [0, 0, 0]
-        self.last_heartbeat = 0.0
-        self.saved_step = 0  # of the newest checkpoint that this attempt found or wrote
 
     # -- the run -----------------------------------------------------------------------------------
 
     def run_to_end(self) -> str:
         """Resume, then batch, forward-backward, update, log, save, stop? for each step."""
         engine, settings, progress = self.engine, self.recipe.train, self.progress
+        journal = self.journal
         checkpoint = self._resume()
         if progress.step >= self.num_steps:
-            self._tell_readers(is_last=True)
-            self._heartbeat("done")
-            return "done"
+            return self._end()
         self._lay_out(checkpoint)
-        self._tell_readers()
         scalars = None
-        if engine.rank == 0:
+        if journal:
+            journal.readers.saved(False)
             resumed_at = checkpoint.step if checkpoint else None
             scalars = ScalarWriter(self.run.tensorboard, self.run.scalars, resumed_at)
         started = time.monotonic()
@@ -179,8 +165,8 @@ class Training:
                 self._check_finite()
                 self._log(scalars, rate, grad_norm, time.monotonic() - started)
                 started = time.monotonic()
-            if time.monotonic() - self.last_heartbeat >= _HEARTBEAT_S:
-                self._heartbeat("running")
+            if journal:
+                journal.beat_if_due(progress.step)
 
             # -- save, stop? -----------------------------------------------------------------------
             should_stop = engine.should_stop()
@@ -188,31 +174,26 @@ class Training:
                 self._check_finite()
                 self._validate_and_save(scalars, is_last)
             if should_stop and not is_last:
-                self._heartbeat("stopped")
+                if journal:
+                    journal.beat("stopped", progress.step)
                 return "stopped"
         if scalars:
             scalars.close()
         engine.barrier()
-        self._tell_readers(is_last=True)
-        self._heartbeat("done")
-        return "done"
+        return self._end()
 
-    def _tell_readers(self, is_last: bool = False) -> None:
-        if self.engine.rank == 0:
-            self.readers.saved(is_last)
+    def _end(self) -> str:
+        if self.journal:
+            self.journal.readers.saved(True)
+            self.journal.beat("done", self.progress.step)
+        return "done"
 
     def _resume(self) -> Checkpoint | None:
         """Load weights and progress of the newest valid checkpoint, chosen by rank 0; return it,
         None for a new run."""
-        path = None
-        if self.engine.rank == 0:
-            path = find_checkpoint(
-                self.run.checkpoints,
-                self.identity,
-                lambda text: print(f"warning: {text}", flush=True),
-                is_expected=bool(read_json(self.run.run_json).get("has_checkpoint")),
-            )
-        path = self.engine.broadcast(path)
+        with self.engine.others_wait():
+            found = self.journal.find() if self.journal else None
+        path = self.engine.broadcast(found)
         if path is None:
             return None
         checkpoint: Checkpoint = load_checkpoint(path, hashes=self.engine.rank != 0)
@@ -220,7 +201,8 @@ class Training:
         for name, value in checkpoint.train_state.items():
             setattr(self.progress, name, value)
         self.loss_sum.fill_(self.progress.loss_sum)
-        self.saved_step = checkpoint.step
+        if self.journal:
+            self.journal.saved_step = checkpoint.step
         print(
             f"resuming {self.run.root.name} at step {checkpoint.step} of {self.num_steps}",
             flush=True,
@@ -326,6 +308,8 @@ class Training:
         self.progress.loss_steps = 0
         self.tokens = [0, 0, 0]
         if scalars:
+            rate_s = counts[0] / seconds
+            print(f"step {step}: loss {loss:.4f}, {rate_s:.1f} windows/s", flush=True)
             scalars.write(
                 step,
                 {
@@ -341,14 +325,9 @@ class Training:
             )
 
     def _validate_and_save(self, scalars: ScalarWriter | None, is_last: bool) -> None:
-        """Write a checkpoint; a periodic one (or the last) has a validation loss; then delete old
-        ones.
-
-        One that is written only because of a stop goes with the next periodic one, so that an
-        interrupted run leaves the same checkpoints as an uninterrupted one.
-        """
-        progress, settings, engine = self.progress, self.recipe.train, self.engine
-        is_periodic = is_last or progress.step % settings.checkpoint_every_steps == 0
+        """Write a checkpoint; a periodic one (or the last) has a validation loss."""
+        progress, every = self.progress, self.recipe.train.checkpoint_every_steps
+        is_periodic = is_last or progress.step % every == 0
         if is_periodic and self.batches.num_validated:
             loss = self.validation_loss()
             if scalars:
@@ -357,32 +336,9 @@ class Training:
                 progress.best_step, progress.best_loss = progress.step, loss
         progress.loss_sum = float(self.loss_sum.item())
         weights, moments = self.layout.weights(), self.layout.moments()
-        if engine.rank == 0:
-            save_checkpoint(
-                self.run.checkpoints,
-                progress.step,
-                weights,
-                moments,
-                dict(vars(progress)),
-                {**self.identity},
-                self.attempt,
-                check_fence=lambda: check_attempt(self.run, self.identity["run"], self.attempt),
-            )
-            self.saved_step = progress.step
-            update_run(self.run, has_checkpoint=True)
-            self._heartbeat("running")
-            rotate(
-                self.run,
-                settings,
-                self.num_steps,
-                progress.best_step,
-                self.readers.awaited(self.run),
-                attempt=self.attempt,
-                verified_step=progress.step,
-            )
-            if is_periodic:
-                self._tell_readers()
-        engine.barrier()
+        with self.engine.others_wait():
+            if self.journal:
+                self.journal.save(weights, moments, vars(progress), is_periodic)
 
     def validation_loss(self) -> float:
         """Return the mean loss per window over a fixed sample of the dev windows; the same for any
@@ -394,26 +350,6 @@ class Training:
                 batch = batches.collate(batches.dev_split, windows)
                 total += self._loss(model, batch, len(windows))
         return float(self.engine.sum_over_ranks(total).item()) / batches.num_validated
-
-    def _heartbeat(self, state: str) -> None:
-        """Tell who looks at status/ where we are."""
-        self.last_heartbeat = time.monotonic()
-        if self.engine.rank == 0:
-            check_attempt(self.run, self.identity["run"], self.attempt)
-            write_status(
-                self.run.status_file("train", 0),
-                {
-                    "state": state,
-                    "attempt": self.attempt,
-                    "step": self.progress.step,
-                    "of": self.num_steps,
-                    "unit": "steps",
-                    "saved_step": self.saved_step,
-                    "updated_at": time.time(),
-                    "host": socket.gethostname(),
-                    "pid": os.getpid(),
-                },
-            )
 
 
 def seed_generators(seed: int) -> None:

@@ -81,7 +81,8 @@ class Peers:
         mine = self.peers[self.rank]
         here = [r for r, p in enumerate(self.peers) if p.node == mine.node and not is_alive(p.pid)]
         if self._folder:
-            write_status(self._word_file(self.rank), {"ended": here})
+            with suppress(OSError):  # no room: what we know ourselves can still be said
+                write_status(self._word_file(self.rank), {"ended": here})
         words = [
             read_status(self._word_file(r)) if self._folder else {} for r in range(len(self.peers))
         ]

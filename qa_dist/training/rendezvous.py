@@ -14,6 +14,7 @@ import struct
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -63,9 +64,15 @@ def join(
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
 
 
+def _look(path: Path) -> dict[str, Any] | None:
+    list(path.parent.iterdir())  # NFS remembers for a while that a file wasn't there
+    there: dict[str, Any] | None = read_json_if_there(path)
+    return there
+
+
 def _read_address(path: Path, rank: int, timeout: timedelta) -> tuple[str, int]:
     give_up_at = time.monotonic() + timeout.total_seconds()
-    while (there := read_json_if_there(path)) is None:
+    while (there := _look(path)) is None:
         if time.monotonic() > give_up_at:
             raise MissingRankError(
                 f"rank {rank} on {socket.gethostname()} waited {timeout.total_seconds():.0f} s in "

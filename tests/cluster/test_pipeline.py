@@ -1,27 +1,25 @@
-"""A run's folder, what is missing of it, and the stages one by one."""
+"""What is missing of a run, and the stages one by one."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from rich.console import Console
-from runs import artefacts, make_run
+from runs import artefacts
 from zygote import Zygote
 
 from qa_dist.checkpoint import list_steps
 from qa_dist.cluster import pipeline
-from qa_dist.cluster.pipeline import is_trained, open_root, run_stage_here
+from qa_dist.cluster.pipeline import is_trained, run_stage_here
 from qa_dist.evaluation.elements import is_evaluated
-from qa_dist.files import read_json, write_json, write_status
+from qa_dist.files import read_json, write_status
 from qa_dist.recipe import Recipe
 from qa_dist.recipe_loading import load_saved_recipe
-from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
 
 
@@ -39,54 +37,6 @@ def changed(words: Sequence[str], *more: str) -> list[str]:
     return list(given.values())
 
 
-# ---- the folder
-
-
-def test_a_runs_folder_is_its_owners_alone(tmp_path: Path) -> None:
-    before = os.umask(0)
-    try:
-        run = open_root(tmp_path / "runs", "main", "tiny")
-    finally:
-        os.umask(before)
-    assert run.root == tmp_path / "runs" / "tiny" / "main"
-    for folder in (run.root, run.root.parent, run.root.parent.parent):
-        assert folder.stat().st_mode & 0o777 == 0o700
-
-
-def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "runs" / "tiny").mkdir(parents=True, mode=0o700)
-    (tmp_path / "runs" / "tiny").chmod(0o777)
-    with pytest.raises(InputError, match="others can write to it"):
-        open_root(tmp_path / "runs", "main", "tiny")
-
-
-def test_attempts_are_counted_and_the_id_stays(launch_words: list[str], tmp_path: Path) -> None:
-    run = make_run(launch_words, tmp_path)
-    first = read_json(run.run_json)
-    assert make_run(launch_words, tmp_path) == run
-    second = read_json(run.run_json)
-    assert (first["attempt"], second["attempt"]) == (1, 2)
-    assert first["id"] == second["id"] and len(first["id"]) == 32
-
-
-def test_changed_data_is_refused_although_no_setting_changed(
-    launch_words: list[str], tmp_path: Path
-) -> None:
-    source = next(word for word in launch_words if word.startswith("sources.0.dev="))
-    path = tmp_path / "dev.json"
-    shutil.copy(source.partition("=")[2], path)
-    words = changed(launch_words, f"sources.0.dev={path}")
-    make_run(words, tmp_path)
-    content = json.loads(path.read_text())
-    content["data"] = content["data"][1:]
-    path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="the input or the tokenizer was changed"):
-        make_run(words, tmp_path)
-
-
-# ---- what is missing
-
-
 def test_trained_is_what_says_so_and_has_its_last_checkpoint(copied: RunDir) -> None:
     assert is_trained(copied)
     status = copied.status_file("train", 0)
@@ -98,22 +48,6 @@ def test_trained_is_what_says_so_and_has_its_last_checkpoint(copied: RunDir) -> 
     assert not is_trained(copied)
     shutil.rmtree(copied.status)
     assert not is_trained(copied)
-
-
-def test_t21_changed_code_is_said_once_and_noted(
-    zygote: Zygote, launch_words: list[str], copied: RunDir
-) -> None:
-    words = [*launch_words, f"runs_dir={copied.root.parents[1]}"]
-    facts = read_json(copied.run_json)
-    write_json(copied.run_json, {**facts, "code": "0123456789ab"})
-    copied.scores_file(8).unlink()
-    child = zygote.run("launch", *words)
-    assert child.status == 0, child.text
-    said = "warning: the code has changed since this run was last launched (0123456789ab -> "
-    assert said in child.text and facts["code"] in child.text
-    assert read_json(copied.run_json)["code"] == facts["code"]
-    copied.scores_file(8).unlink()
-    assert "the code has changed" not in zygote.run("launch", *words).text
 
 
 def test_only_what_is_missing_is_done(

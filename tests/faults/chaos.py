@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ RECIPE = [
     "data.num_shards=1",
 ]
 SLOW_STEPS = "point=train.step;action=sleep:0.4;times=100000"
-CALM_S = (2.0, 8.0)
+CALM_S = (1.0, 5.0)
 """Between two faults, once a training has begun."""
 END_S = 900.0
 """How long the last run may take to its end once no more faults come."""
@@ -74,6 +74,8 @@ class Chaos:
     profile: str
     counts: dict[str, int] = field(default_factory=dict)
     began_at: float = field(default_factory=time.monotonic)
+    deck: list[Callable[[str], str]] = field(default_factory=list)
+    """Faults to come before any comes again."""
 
     def tell(self, text: str) -> None:
         print(f"{time.monotonic() - self.began_at:6.1f} s  {text}", flush=True)
@@ -140,15 +142,20 @@ class Chaos:
 
     def fault(self, case: SlurmCase, job: str) -> None:
         """Pick one and do it."""
+        self.deck = self.deck or self._shuffled()
+        action = self.deck.pop()
+        name, step = action.__name__, case.status().get("step")
+        self.counts[name] = self.counts.get(name, 0) + 1
+        self.tell(f"{name.replace('_', ' ')}: job {job}, step {step} {action(job)}".rstrip())
+
+    def _shuffled(self) -> list[Callable[[str], str]]:
         own = [self.kill_rank, self.freeze_rank, self.lose_node, self.lose_slurmctld]
         if self.is_own and (self.folder / "runs").is_mount():
             own.append(self.fill_disk)
         elsewhere = [self.kill_all, self.freeze_all, self.requeue]
-        action = self.dice.choice([self.usr2, *(own if self.is_own else elsewhere)])
-        name = action.__name__
-        step = case.status().get("step")
-        self.counts[name] = self.counts.get(name, 0) + 1
-        self.tell(f"{name.replace('_', ' ')}: job {job}, step {step} {action(job)}".rstrip())
+        deck = [self.usr2, *(own if self.is_own else elsewhere)]
+        self.dice.shuffle(deck)
+        return deck
 
     def usr2(self, job: str) -> str:
         self._signal(job, "USR2")
@@ -255,20 +262,14 @@ def run(
     return problems, chaos.counts
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """Have folder/runs on a file system of its own that is soon full, where we may mount one."""
-    runs = folder / "runs"
-    runs.mkdir(mode=0o700, parents=True, exist_ok=True)
-    words = ["mount", "-t", "tmpfs", "-o", "size=300m,mode=700", "tmpfs", str(runs)]
-    is_there = os.getuid() == 0 and subprocess.run(words, capture_output=True).returncode == 0
-    if not is_there:
-        print("no small file system can be mounted here: the disk won't be full")
-    try:
-        yield
-    finally:
-        if is_there:
-            subprocess.run(["umount", "--lazy", str(runs)], check=False)
+def mount_small_disk(folder: Path) -> bool:
+    """Have a folder on a file system of its own that is soon full; return whether we may mount."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    words = ["mount", "-t", "tmpfs", "-o", "size=300m,mode=700", "tmpfs", str(folder)]
+    if os.getuid() == 0 and subprocess.run(words, capture_output=True).returncode == 0:
+        return True
+    print("no small file system can be mounted here: the disk won't be full")
+    return False
 
 
 def main(argv: Sequence[str]) -> int:
@@ -287,18 +288,20 @@ def main(argv: Sequence[str]) -> int:
     folder = Path(given or tempfile.mkdtemp(prefix="qa-chaos-")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     print(f"runs are in {folder}")
-    with contextlib.ExitStack() as stack:
-        if profile:
-            cluster = Here(Path(os.environ.get("SLURM_CONF", "/etc/slurm/slurm.conf")).parent)
-        else:
-            stack.enter_context(small_disk(folder))
-            cluster = stack.enter_context(running("nodes=4"))
-        try:
+    is_mounted = not profile and mount_small_disk(folder / "runs")
+    problems, counts = ["interrupted"], dict[str, int]()
+    try:
+        with contextlib.nullcontext(Here(folder)) if profile else running("nodes=4") as cluster:
             problems, counts = run(cluster, folder, minutes, seed, profile)
-        except StuckError as error:
-            problems, counts = [str(error)], {}
+    except StuckError as error:
+        problems = [str(error)]
+    finally:
+        if is_mounted and problems:
+            print(f"`umount {folder / 'runs'}` when you have looked at the runs there")
+        elif is_mounted:
+            subprocess.run(["umount", "--lazy", str(folder / "runs")], check=False)
     done = ", ".join(f"{n} x {name.replace('_', ' ')}" for name, n in sorted(counts.items()))
-    print("\n".join([f"faults: {done or 'none'}", *problems, "" if problems else "all is well"]))
+    print("\n".join([f"faults: {done or 'none'}", *(problems or ["all is well"])]))
     return 1 if problems else 0
 
 

@@ -475,6 +475,26 @@ def test_t01_t02_a_killed_rank_is_named_by_the_other_and_the_run_ends_equal(
     assert final_state(case.run) == final_state(two_ranks)
 
 
+def test_a_save_may_take_longer_than_ranks_wait_for_each_other(
+    case: Case, two_ranks: RunDir
+) -> None:
+    gang = Gang(case)
+    slow = "point=checkpoint.after_files;step=3;action=sleep:9"
+    assert gang.train(2, slow, QA_DIST_TIMEOUT_S="4") == [0, 0]
+    assert case.fired() == [("checkpoint.after_files", "sleep:9", 3)]
+    assert final_state(case.run) == final_state(two_ranks)
+
+
+def test_t03_a_rank_0_that_is_frozen_while_it_saves_is_not_waited_for_for_ever(case: Case) -> None:
+    gang = Gang(case)
+    frozen = "point=checkpoint.after_files;step=3;action=stop"
+    first, second = gang.start(2, frozen, QA_DIST_TIMEOUT_S="4")
+    assert second.wait(40) == 1
+    assert "rank 0" in second.text and "didn't answer" in second.text
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+
+
 def test_the_rank_that_failed_first_has_the_word(case: Case) -> None:
     gang = Gang(case)
     assert gang.train(2, "point=train.step;step=2;action=raise;rank=1") == [1, 1]

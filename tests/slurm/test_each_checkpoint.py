@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slurm
 
 STEPS = [3, 6, 8]
 SHARD = "dev-00001-of-00002"
-TWO_SHARDS = ["data.num_shards=2", "nodes=1", "ranks_per_node=1", "train.validation_windows=0"]
+ONE_NODE = ["data.num_shards=2", "nodes=1", "ranks_per_node=1", "train.validation_windows=0"]
 EACH = ["evaluation.when=each_checkpoint", "train.keep_checkpoints=1"]
 
 
@@ -46,6 +46,14 @@ class Watched:
     """When training was done, and evaluation of the first one stood still."""
     scored: list[int] = field(default_factory=list)
     printed: str = ""
+
+
+def two_shards(words: list[str], *more: str) -> list[str]:
+    """Return a launch's words with data of their own: prepared in one shard, it stays in one."""
+    (prepared,) = (word for word in words if word.startswith("prepared_dir="))
+    if not prepared.endswith("-two"):
+        prepared += "-two"
+    return list({w.partition("=")[0]: w for w in [*words, *ONE_NODE, prepared, *more]}.values())
 
 
 def let_go(case: SlurmCase, *points: str) -> None:
@@ -63,7 +71,7 @@ def watched(
     """Launch with wait=true; hold training at step 5 until step 3 is being evaluated, and that
     until training, which is sent USR2, is done. For reading only."""
     case = SlurmCase(shared_cluster, launch_words, tmp_path_factory.mktemp("each"))
-    case.words = list({w.partition("=")[0]: w for w in [*case.words, *TWO_SHARDS, *EACH]}.values())
+    case.words = two_shards(case.words, *EACH)
     seen = Watched(case)
     fault = (
         "point=evaluate.start;step=3;action=stop|point=train.step;step=5;attempt=1;action=stop|"
@@ -75,7 +83,7 @@ def watched(
             case.cluster.wait_for(
                 lambda: launch.done() or ("evaluate.start", "stop", 3) in case.fired(),
                 "step 3 being evaluated",
-                120,
+                240,
             )
             assert not launch.done(), launch.result()
             seen.is_training = case.status()["state"] == "running"
@@ -83,11 +91,11 @@ def watched(
             case.cluster.run("scancel", "--signal=USR2", str(train["job"]))
             let_go(case, "train.step")
             case.cluster.wait_for(
-                lambda: launch.done() or case.status().get("state") == "done", "the last step", 120
+                lambda: launch.done() or case.status().get("state") == "done", "the last step", 240
             )
             seen.checkpoints = list_steps(case.run.checkpoints)
             seen.scored = sorted(int(path.stem[5:]) for path in case.run.scores.glob("*.json"))
-            give_up_at = time.monotonic() + 180
+            give_up_at = time.monotonic() + 240
             while not launch.done() and time.monotonic() < give_up_at:
                 let_go(case)
                 time.sleep(0.2)
@@ -105,7 +113,7 @@ def copied(watched: Watched, case: SlurmCase) -> SlurmCase:
     shutil.copytree(watched.case.run.root, case.run.root)
     for folder in (case.run.root, case.run.root.parent, case.run.root.parent.parent):
         folder.chmod(0o700)
-    case.words = list({w.partition("=")[0]: w for w in [*case.words, *TWO_SHARDS, *EACH]}.values())
+    case.words = two_shards(case.words, *EACH)
     case.run.predictions_file(8, SHARD).unlink()
     case.run.scores_file(8).unlink()
     return case

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slurm
 PROFILE = """
 where: slurm
 partition: low
+nodes: 2
 gpus_per_node: 0
 cpus_per_task: 1
 timeout_min: 30
@@ -31,7 +32,8 @@ def test_two_seeds_share_their_data_and_train(
     (tmp_path / "here.yaml").write_text(PROFILE)
     own = [f"profile={tmp_path / 'here.yaml'}", f"runs_dir={tmp_path / 'runs'}"]
     own += [f"prepared_dir={tmp_path / 'prepared'}", "seeds=1,2", "stages=prepare,train"]
-    own += ["train.max_steps=2", "sources.0.max_train_examples=32", "sources.0.max_dev_examples=16"]
+    own += ["train.max_steps=2", "train.min_micro_batches_per_step=2"]
+    own += ["sources.0.max_train_examples=32", "sources.0.max_dev_examples=16"]
     words = list({w.partition("=")[0]: w for w in (*launch_words, *own)}.values())
     folder = SweepDir(tmp_path / "runs" / "tiny_coqa" / "main.sweep")
     runs = [folder.run(f"main-seed_{seed}") for seed in (1, 2)]

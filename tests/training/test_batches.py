@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,6 @@ from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
 from qa_dist.training.batches import Batches, count_steps
 from qa_dist.training.engine import Engine
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    threads = torch.get_num_threads()
-    engine = Engine("fp32")
-    yield engine
-    engine.close()
-    torch.set_num_threads(threads)
 
 
 def make(launch_words: list[str], folder: Path, engine: Engine, *more: str) -> Batches:

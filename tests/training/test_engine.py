@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,6 @@ import torch
 
 from qa_dist import processes
 from qa_dist.training.engine import STOP_SIGNALS, Engine, resolve_precision
-
-
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    threads = torch.get_num_threads()
-    engine = Engine("fp32")
-    yield engine
-    engine.close()
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("signum", STOP_SIGNALS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,17 +31,6 @@ WORDS = (
     "train.log_every_steps=1",
     "train.precision=fp32",
 )
-
-
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    threads = torch.get_num_threads()
-    engine = Engine("fp32")
-    yield engine
-    engine.close()
-    torch.set_num_threads(threads)
 
 
 def small(one_rank: Engine, **settings: Any) -> Replicated:
@@ -185,7 +173,7 @@ def test_t08_stopped_on_the_way_an_engine_ends_with_the_same_bytes(
     assert saved(runs[0], 10) != saved(runs[0], 12)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp", "zero2"])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", "zero2", "zero3"])
 def test_t22_a_bad_gradient_of_one_rank_stops_all_before_the_update(
     zygote: Zygote, launch_words: list[str], tmp_path: Path, kind: str
 ) -> None:

@@ -27,7 +27,8 @@ from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
 from qa_dist.training import loop
 from qa_dist.training.engine import Engine
-from qa_dist.training.loop import Readers, Training, seed_generators, train
+from qa_dist.training.journal import Readers
+from qa_dist.training.loop import Training, seed_generators, train
 
 GOLDEN = Path(__file__).parent / "golden_loss.txt"
 NO_DROPOUT = "model.hidden_dropout=0"
@@ -271,7 +272,8 @@ def test_e04_what_is_awaited_stays_and_its_readers_are_told(make: Make) -> None:
         if training.progress.step == 6:
             awaited.discard(2)
 
-    training.readers = Readers(lambda run: awaited, saved)
+    assert training.journal
+    training.journal.readers = Readers(lambda run: awaited, saved)
     assert training.run_to_end() == "done"
     assert told == [
         (False, None, []),
@@ -402,6 +404,7 @@ def test_golden_loss_of_20_steps(make: Make, tmp_path: Path) -> None:
         "train.learning_rate=5e-3",
         "train.log_every_steps=1",
         "train.validation_windows=0",
+        "train.min_micro_batches_per_step=2",
     )
     training.run_to_end()
     losses = [line["train/loss"] for line in curve(training.run)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -77,6 +78,20 @@ def test_words_of_an_earlier_start_do_not_count_and_go(tmp_path: Path) -> None:
     assert "rank 0 (process" in str(one.explain(REASON)), "rank 0 of this start said nothing"
     make(0, new, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_room_for_a_word_the_end_of_a_neighbour_is_still_said(
+    tmp_path: Path, dead: int
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        peers = [Peer("n1", os.getpid()), Peer("n1", dead)]
+        error = make(0, peers, tmp_path).explain(REASON)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+    assert str(error).startswith(f"rank 1 (process {dead}) ended")
 
 
 def test_where_all_saw_it_nobody_is_accused(tmp_path: Path) -> None:
