@@ -51,6 +51,16 @@ def scheduler_logs(run: RunDir, job: int, index: int | None) -> list[Path]:
     return [folder / name for name in sorted(names, key=lambda n: (n[-3:], n))]
 
 
+def begun_jobs(run: RunDir) -> set[str]:
+    """Return the SLURM jobs of a run that began, as "12" or "12_3": each has a log then."""
+    found = set()
+    for name in _names(run.logs / "submitit"):
+        job, _, rest = name.removesuffix("_log.err").rpartition("_")
+        if name.endswith("_log.err") and rest.isdigit():
+            found.add(job)
+    return found
+
+
 def _names(folder: Path) -> list[str]:
     try:
         return [path.name for path in folder.iterdir()]

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from qa_dist.cluster.heartbeats import (
@@ -27,7 +28,7 @@ from qa_dist.cluster.heartbeats import (
 )
 from qa_dist.cluster.queue import JobName, Queue, QueuedJob
 from qa_dist.cluster.reasons import explain_end, is_running, why_ended, why_waiting
-from qa_dist.cluster.run_logs import last_lines, last_words, slurms_words
+from qa_dist.cluster.run_logs import begun_jobs, last_lines, last_words, slurms_words
 from qa_dist.cluster.submitted import is_cut_short, read_submitted
 from qa_dist.evaluation.elements import is_each_checkpoint
 from qa_dist.files import read_json, read_setting
@@ -203,6 +204,12 @@ class _Ends:
         self._run, self._stage, self._cancelled = run, stage, cancelled
         self._left = _ERRORS
 
+    @cached_property
+    def begun(self) -> set[str]:
+        """The jobs that began, by the names of their logs."""
+        return begun_jobs(self._run)
+
+    @cached_property
     def why_not_submitted(self) -> str:
         """Return why an element has no job."""
         if not is_cut_short(self._run):
@@ -256,7 +263,7 @@ def _judge_slurm(
         if problem:
             note = f"couldn't be submitted ({problem}); launch again"
         else:
-            note = ends.why_not_submitted()
+            note = ends.why_not_submitted
         return Element(index, "missing", note)
     shown = str(name[0]) if name[1] is None else f"{name[0]}_{name[1]}"
     if queue.error:
@@ -283,13 +290,14 @@ def _judge_slurm(
         note = "what it made is gone" if step == of else f"it had only {step} of {of} to work on"
         return Element(index, "missing", note, shown)
     how, words = ends.end_of(index, name, job)
-    if how == "CANCELLED" and (said == "running" or follows_done):
+    has_begun = said == "running" or shown in ends.begun
+    if how == "CANCELLED" and (has_begun or follows_done):
         return Element(index, "missing", "it was cancelled", shown)
-    if said != "running" and not follows_done:
+    if not has_begun and not follows_done:
         return Element(index, "missing", "not run: the stage before it isn't done", shown)
-    text = f"its job {shown} {_WITHOUT_A_WORD if said == 'running' else 'never started'}"
+    text = f"its job {shown} {_WITHOUT_A_WORD if has_begun else 'never started'}"
     text = ": ".join(filter(None, [text, explain_end(how)]))
-    state = "failed" if said == "running" or words else "missing"
+    state = "failed" if has_begun else "missing"
     return Element(index, state, f"{text}\n{words}".strip(), shown)
 
 

@@ -8,6 +8,7 @@ import pytest
 from fabricated import FakeRun, fabricate
 
 from qa_dist.cluster.run_logs import (
+    begun_jobs,
     last_lines,
     last_words,
     log_files,
@@ -60,3 +61,10 @@ def test_slurms_own_words(fake: FakeRun) -> None:
     assert slurms_words(fake.run, (7, None)) == ""
     fake.log("submitit/7_0_log.err", "*** JOB 7 ONE ***\n*** JOB 7 TWO ***\nsrun: error\n")
     assert slurms_words(fake.run, (7, None)) == "*** JOB 7 TWO ***"
+
+
+def test_a_job_has_begun_that_has_a_log(fake: FakeRun) -> None:
+    assert begun_jobs(fake.run) == set()
+    for name in ("1_2_0_log.err", "12_0_log.err", "12_0_log.out", "3_4_submitted.pkl"):
+        fake.log(f"submitit/{name}", "")
+    assert begun_jobs(fake.run) == {"1_2", "12"}

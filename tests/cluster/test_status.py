@@ -253,9 +253,7 @@ def test_a_requeued_job_waits_whatever_its_last_attempt_said(
     assert notes(ask(fake), "train") == ["starting"]
 
 
-def test_a_job_that_never_started_failed_only_if_it_left_a_word(
-    fake: FakeRun, slurm: FakeSlurm
-) -> None:
+def test_a_job_failed_only_if_it_ever_began(fake: FakeRun, slurm: FakeSlurm) -> None:
     submit_all(fake)
     found = ask(fake)
     assert states(found)["prepare"] == ["missing"] * 4 + ["done"]
@@ -263,7 +261,21 @@ def test_a_job_that_never_started_failed_only_if_it_left_a_word(
     fake.log("submitit/1_0_0_log.err", "srun: error: python: not found\n")
     found = ask(fake)
     assert states(found)["prepare"][:2] == ["failed", "missing"]
-    assert notes(found, "prepare")[0].endswith("\nsrun: error: python: not found")
+    words = "its job 1_0 ended without a word\nsrun: error: python: not found"
+    assert notes(found, "prepare")[0] == words
+
+
+def test_of_many_that_were_killed_as_they_began_each_failed(
+    tmp_path: Path, slurm: FakeSlurm
+) -> None:
+    """The logs of a few are read only; that there is one tells enough of the others."""
+    fake = fabricate(tmp_path, num_shards=20)
+    submit_all(fake, 20)
+    for index in range(19):
+        fake.log(f"submitit/1_{index}_0_log.err", "Killed\n")
+    found = ask(fake)
+    assert states(found)["prepare"] == ["failed"] * 19 + ["missing", "done"]
+    assert notes(found, "prepare")[18] == "its job 1_18 ended without a word"
 
 
 def test_a_cancelled_run_remembers(fake: FakeRun, slurm: FakeSlurm) -> None:
