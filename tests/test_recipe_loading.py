@@ -172,7 +172,7 @@ def test_an_unknown_recipe_gets_a_suggestion() -> None:
     (fault,) = faults_of(load_recipe, "coqa_elektra", [], RECIPES)
     assert 'did you mean "coqa_electra"? recipes: coqa_albert, coqa_bert, ' in fault
     (fault,) = faults_of(load_profile, "debugg", PROFILES)
-    assert 'did you mean "debug"? profiles: debug, local' in fault
+    assert 'did you mean "debug"? profiles: a100x8, cpu, debug' in fault
 
 
 HOSTILE_NAMES = [

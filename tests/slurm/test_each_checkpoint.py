@@ -104,6 +104,9 @@ def watched(
             if not launch.done():
                 shared_cluster.cancel_all()
         seen.printed = launch.result().stdout + launch.result().stderr
+    shared_cluster.wait_for(  # what says that it is done has still to end
+        lambda: not shared_cluster.run("squeue", "--noheader").stdout, "an empty queue", 120
+    )
     yield seen
 
 

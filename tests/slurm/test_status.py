@@ -68,6 +68,7 @@ def test_s1_what_runs_waits_and_why_even_while_the_controller_is_down(
     assert element(fake, 1) == ("waiting", "the stage before it isn't done (Dependency)")
     assert ask(fake).stages[0].elements[2].nodes.startswith("n")
     fake.beat("prepare", 2, "running", step=1, of=2)
+    cluster.wait_for_saved_state()
     cluster.kill("slurmctld")
     words = (sys.executable, str(ROOT / "jobs" / "status.py"), str(fake.run.root), "--json")
     started = time.monotonic()

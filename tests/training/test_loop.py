@@ -428,7 +428,7 @@ def test_a_changed_shard_is_refused_by_name(
     raw = bytearray(path.read_bytes())
     raw[100] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(InputError, match=f"{path}: its sha256 differs.*launch the run again"):
+    with pytest.raises(InputError, match=f"{path}: its sha256 differs.*Launch the run again"):
         train(run)
     assert not run.checkpoints.exists()
 
