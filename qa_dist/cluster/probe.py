@@ -33,7 +33,7 @@ from qa_dist.files import read_json, read_status, write_json, write_status
 from qa_dist.records import InputError
 
 PARTS = ("facts", "signal", "folder", "network", "time_limit", "requeue")
-PATIENCE_S = 90.0
+PATIENCE_S = 60.0
 """How long a node waits for the other in one exchange."""
 _SIGNAL_S = 30.0
 _LATE_S = 20.0

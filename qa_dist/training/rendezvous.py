@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,8 @@ def join(
 
 
 def _look(path: Path) -> dict[str, Any] | None:
-    list(path.parent.iterdir())  # NFS remembers for a while that a file wasn't there
+    with suppress(FileNotFoundError):
+        list(path.parent.iterdir())  # NFS remembers for a while that a file wasn't there
     there: dict[str, Any] | None = read_json_if_there(path)
     return there
 
