@@ -45,11 +45,16 @@ class Replicated:
         """The model itself: names of parameters are its own."""
         self.model = model
         """What is to be called."""
-        self.optimizer: torch.optim.Optimizer = build_optimizer(model, train)
         self.bad_steps = torch.zeros((), device=engine.device)
         """How many steps nothing was updated in, since loss or gradient weren't finite."""
-        if engine.world_size > 1:
-            self.model = engine.wrap_replicated(model)
+        self.optimizer: torch.optim.Optimizer = self._share_out()
+
+    def _share_out(self) -> Any:
+        """Lay the model out, so that `model` can be called; return its optimizer."""
+        optimizer = build_optimizer(self.module, self.train)
+        if self.engine.world_size > 1:
+            self.model = self.engine.wrap_replicated(self.module)
+        return optimizer
 
     @property
     def knows_at_once(self) -> bool:
@@ -126,18 +131,15 @@ class FullySharded(Replicated):
 
     is_sharded = True
 
-    def __init__(self, engine: Engine, model: nn.Module, train: Train) -> None:
+    def _share_out(self) -> Any:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        mesh = init_device_mesh(engine.device.type, (engine.world_size,))
-        for block in _blocks(model):
+        mesh = init_device_mesh(self.engine.device.type, (self.engine.world_size,))
+        for block in _blocks(self.module):
             fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        self.engine, self.train = engine, train
-        self.module = self.model = model
-        self.optimizer = build_optimizer(model, train)
-        self.bad_steps = torch.zeros((), device=engine.device)
+        fully_shard(self.module, mesh=mesh)
+        return build_optimizer(self.module, self.train)
 
     def backward(self, compute_loss: Callable[[], torch.Tensor], is_last: bool) -> torch.Tensor:
         """As DDP's; gradients are exchanged for each micro-batch, so that none lies whole
@@ -187,9 +189,8 @@ class Zero(Replicated):
 
     is_sharded = True
 
-    def __init__(self, engine: Engine, model: nn.Module, train: Train) -> None:
-        self.engine, self.train, self.module = engine, train, model
-        self.bad_steps = torch.zeros((), device=engine.device)
+    def _share_out(self) -> Any:
+        engine, train, model = self.engine, self.train, self.module
         self._saved = set(model.state_dict())
         deepspeed = _import_deepspeed(engine)
         self._deepspeed, *_ = deepspeed.initialize(
@@ -209,8 +210,8 @@ class Zero(Replicated):
             },
         )
         self.model = self._deepspeed
-        self.optimizer = self._deepspeed.optimizer
         self._shards: torch.optim.Optimizer = self._deepspeed.optimizer.optimizer
+        return self._deepspeed.optimizer
 
     def backward(self, compute_loss: Callable[[], torch.Tensor], is_last: bool) -> torch.Tensor:
         loss = compute_loss()
