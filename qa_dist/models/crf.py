@@ -104,7 +104,7 @@ class LinearChainCRF(CRF):  # type: ignore[misc]
         """Return each label's probability at each step, (B, T, L), 0 off the mask; not
         differentiable."""
         mask = self._checked_mask(emissions, mask)
-        values = marginals(emissions.double(), *self.scores(torch.float64), mask)
+        values = marginals(emissions, *self.scores(torch.float64), mask)
         return values.to(_precision(emissions))
 
     def decode(self, emissions: Tensor, mask: Tensor | None = None) -> list[list[int]]:
@@ -133,7 +133,7 @@ class LinearChainCRF(CRF):  # type: ignore[misc]
 
     def _log_likelihood(self, emissions: Tensor, labels: Tensor | None, mask: Tensor) -> Tensor:
         start, end, transitions = self.scores(torch.float64)
-        values = log_likelihood(emissions.double(), start, end, transitions, labels, mask)
+        values = log_likelihood(emissions, start, end, transitions, labels, mask)
         return values.to(_precision(emissions))
 
     def _check_emissions(self, emissions: Tensor, mask: Tensor | None) -> None:

@@ -2,8 +2,9 @@
 
 Step t is a matrix of scores (label before, label after); neighbours are joined by log-sum-exp over
 the label between them, on a way up and a way down a tree of log2 T levels. The gradient of log Z is
-the probability of each pair of neighbouring labels, in closed form from the same tree. All in
-float64, whatever autocast says: in fp32, log Z of 400 tokens would be wrong by 5e-4. On a CPU the
+the probability of each pair of neighbouring labels, in closed form from the same tree. Scores are
+summed in float64, whatever autocast says: in fp32, log Z of 400 tokens would be wrong by 5e-4. Only
+e^(score - highest score) is taken in the emissions' own precision, fp32 at least. On a CPU the
 scan keeps to one thread: its kernels are small, and one that waits for a second core that others
 hold takes a hundred times as long. B sequences, T steps, L labels, P leaves (the steps after the
 first, padded); sequences are the last axis, so that kernels have long runs of memory.
@@ -35,8 +36,8 @@ def log_likelihood(
     """Return score(labels) - log Z, or -log Z where labels is None: (B,) float64, differentiable
     once by the first four.
 
-    `emissions` (B, T, L), `start`, `end` (L,), `transitions` (L, L): float64; `labels` (B, T)
-    int64, of no matter off the mask; `mask` (B, T) bool, right-padded.
+    `emissions` (B, T, L) of any float dtype; `start`, `end` (L,), `transitions` (L, L): float64;
+    `labels` (B, T) int64, of no matter off the mask; `mask` (B, T) bool, right-padded.
     """
     with torch.autocast(emissions.device.type, enabled=False):
         apply: Callable[..., Tensor] = _LogLikelihood.apply
@@ -49,8 +50,13 @@ def marginals(
     """Return each label's probability at each step, (B, T, L) float64, 0 off the mask; same inputs
     as `log_likelihood`."""
     with torch.no_grad(), _exact(emissions.device):
-        scan = _scan(emissions, start, end, transitions, mask)
-        return _gradients(scan, end, mask, torch.ones_like(scan.log_z), None)[0]
+        precision = _precision(emissions)
+        scan = _scan(emissions.double(), start, end, transitions, mask, precision)
+        return _gradients(scan, end, mask, torch.ones_like(scan.log_z), None, precision)[0]
+
+
+def _precision(emissions: Tensor) -> torch.dtype:
+    return torch.promote_types(emissions.dtype, torch.float32)
 
 
 @contextlib.contextmanager
@@ -101,7 +107,9 @@ class _LogLikelihood(torch.autograd.Function):
         mask: Tensor,
     ) -> Tensor:
         with _exact(emissions.device):
-            scan = _scan(emissions, start, end, transitions, mask)
+            ctx.dtype, ctx.precision = emissions.dtype, _precision(emissions)
+            emissions = emissions.double()
+            scan = _scan(emissions, start, end, transitions, mask, ctx.precision)
             value, pairs = -scan.log_z, None
             if labels is not None:
                 labels = _filled(labels, mask)
@@ -119,11 +127,17 @@ class _LogLikelihood(torch.autograd.Function):
         log_z, heads, last, end, pairs, mask, *levels = ctx.saved_tensors
         with _exact(grad.device):
             scan = _Scan(log_z, levels, heads, last)
-            return (*_gradients(scan, end, mask, -grad, pairs), None, None)
+            emissions, *others = _gradients(scan, end, mask, -grad, pairs, ctx.precision)
+            return (emissions.to(ctx.dtype), *others, None, None)
 
 
 def _scan(
-    emissions: Tensor, start: Tensor, end: Tensor, transitions: Tensor, mask: Tensor
+    emissions: Tensor,
+    start: Tensor,
+    end: Tensor,
+    transitions: Tensor,
+    mask: Tensor,
+    precision: torch.dtype,
 ) -> _Scan:
     """Go up the tree. A step off the mask keeps the label before it."""
     num_sequences, num_steps, num_labels = emissions.shape
@@ -140,16 +154,22 @@ def _scan(
         size = (num_labels, num_labels, num_labels, left.shape[2])
         cells = scratch[: num_labels * left.numel()].view(size)
         torch.add(left[:, :, None], right, out=cells)
-        levels.append(_log_sum_exp(cells, 1))
+        levels.append(_log_sum_exp(cells, 1, precision))
     heads = [start[:, None] + by_step[0].T]
     for node in levels[-1].chunk(tree.tops, 2):
-        heads.append(_log_sum_exp(heads[-1][:, None] + node, 0))
+        heads.append(_log_sum_exp(heads[-1][:, None] + node, 0, precision))
     last = heads.pop()
-    return _Scan(_log_sum_exp(last + end[:, None], 0), levels, torch.cat(heads, 1), last)
+    log_z = _log_sum_exp(last + end[:, None], 0, precision)
+    return _Scan(log_z, levels, torch.cat(heads, 1), last)
 
 
 def _gradients(
-    scan: _Scan, end: Tensor, mask: Tensor, weight: Tensor, pairs: Tensor | None
+    scan: _Scan,
+    end: Tensor,
+    mask: Tensor,
+    weight: Tensor,
+    pairs: Tensor | None,
+    precision: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Go down the tree; return `weight` (B,) times the gradients by emissions, start, end and
     transitions: those of log Z, less those of the score of the labels with these `pairs` (P, B)."""
@@ -157,12 +177,12 @@ def _gradients(
     tree = _tree(num_sequences, num_steps, num_labels)
     tails = [end[:, None].expand_as(scan.last)]
     for node in reversed(scan.levels[-1].chunk(tree.tops, 2)[1:]):
-        tails.append(_log_sum_exp(node + tails[-1], 1))
+        tails.append(_log_sum_exp(node + tails[-1], 1, precision))
     before, after = scan.heads, torch.cat(tails[::-1], 1)  # (L, nodes * B) each
     for level in reversed(scan.levels[:-1]):
         left, right = level.chunk(2, 2)
-        through_left = _log_sum_exp(before[:, None] + left, 0)
-        through_right = _log_sum_exp(right + after, 1)
+        through_left = _log_sum_exp(before[:, None] + left, 0, precision)
+        through_right = _log_sum_exp(right + after, 1, precision)
         before = torch.cat((before, through_left), 1)
         after = torch.cat((through_right, after), 1)
     size = (num_labels, num_labels, tree.leaves, num_sequences)
@@ -213,10 +233,11 @@ def _turned(steps: Tensor, split: tuple[int, ...]) -> Tensor:
     return parts.permute(order).reshape(steps.shape)
 
 
-def _log_sum_exp(x: Tensor, dim: int) -> Tensor:
+def _log_sum_exp(x: Tensor, dim: int, precision: torch.dtype) -> Tensor:
     """Return log-sum-exp of finite `x`, which is overwritten."""
-    most = x.amax(dim, keepdim=True)
-    return x.sub_(most).exp_().sum(dim).log_().add_(most.squeeze(dim))
+    highest = x.amax(dim, keepdim=True)
+    shares = x.sub_(highest).to(precision).exp_()
+    return highest.squeeze(dim).add_(shares.sum(dim).log_())
 
 
 def _filled(labels: Tensor, mask: Tensor) -> Tensor:
