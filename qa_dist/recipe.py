@@ -67,7 +67,7 @@ class Model:
     """The encoder (a value, never a file) and its head."""
 
     name: str = ""
-    """A hub name ("bert-base-uncased"), or a folder: config.json, safetensors, tokenizer files."""
+    """A hub name ("bert-base-uncased"), or a folder: config.json, weights, tokenizer files."""
     head: str = "span"
     """"span": start and end logits over the tokens, and logits for the task's answer classes."""
     lower_case: bool | None = None

@@ -9,16 +9,14 @@ B windows, T tokens, H hidden.
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 from torch import nn
 
 from qa_dist.data.collate import Batch
-from qa_dist.models.dropout import use_fast_dropout
+from qa_dist.models.encoder import load_encoder
 from qa_dist.recipe import Model
-from qa_dist.records import InputError
 
 
 class SpanModel(nn.Module):
@@ -60,29 +58,8 @@ def build_model(model: Model, num_classes: int, seed: int) -> SpanModel:
 
     Raises InputError naming model.name if the encoder can't be loaded.
     """
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        config = transformers.AutoConfig.from_pretrained(model.name, trust_remote_code=False)
-        _set_dropout(config, model)
-        extra = {}
-        base_class = transformers.MODEL_MAPPING.get(type(config), None)
-        if base_class and "add_pooling_layer" in inspect.signature(base_class.__init__).parameters:
-            extra["add_pooling_layer"] = False
-        encoder = transformers.AutoModel.from_pretrained(
-            model.name, config=config, dtype=torch.float32, trust_remote_code=False, **extra
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"model.name={model.name}: can't load this encoder ({reason}). Expected a folder with "
-            "config.json and "
-            "safetensors weights, or a hub model in the local cache; without internet, download "
-            "it on another machine"
-        ) from error
-    use_fast_dropout(encoder)
+    encoder = load_encoder(model)
+    config = encoder.config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         span_model = SpanModel(encoder, config.hidden_size, num_classes)
@@ -91,26 +68,6 @@ def build_model(model: Model, num_classes: int, seed: int) -> SpanModel:
                 nn.init.normal_(layer.weight, std=getattr(config, "initializer_range", 0.02))
                 nn.init.zeros_(layer.bias)
     return span_model
-
-
-def _set_dropout(config: Any, model: Model) -> None:
-    """Put the recipe's dropout into an encoder's config, under the names that this encoder has for
-    it."""
-    attention = [
-        n for n in ("attention_probs_dropout_prob", "attention_dropout") if hasattr(config, n)
-    ]
-    hidden = [n for n in ("hidden_dropout_prob", "dropout") if hasattr(config, n)]
-    if model.attention_dropout is not None:
-        for name in attention:
-            setattr(config, name, model.attention_dropout)
-    if model.hidden_dropout is not None:
-        if not hidden:
-            raise InputError(
-                f"model.hidden_dropout={model.hidden_dropout}: {model.name} has no such setting; "
-                "leave it out"
-            )
-        for name in hidden:
-            setattr(config, name, model.hidden_dropout)
 
 
 def span_loss(start: torch.Tensor, end: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -1,0 +1,112 @@
+"""The encoder by its name, a value: any transformers base model, without its pooler, in fp32.
+
+In: the recipe's `model`. Out: the module, its dropout as the recipe says. What would go wrong in
+silence is refused (weights whose names don't fit would leave an encoder of random ones) or mended
+(MobileBERT's padding).
+"""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from typing import Any
+
+import torch
+from torch import nn
+
+from qa_dist.data.tokenizer import read_model_config
+from qa_dist.models.dropout import use_fast_dropout
+from qa_dist.recipe import Model
+from qa_dist.records import InputError
+
+
+def load_encoder(model: Model) -> nn.Module:
+    """Load the encoder; raise InputError naming model.name if that can't be done."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        config = _load_config(model.name)
+        _set_dropout(config, model)
+        extra = {}
+        base_class = transformers.MODEL_MAPPING.get(type(config), None)
+        if base_class and "add_pooling_layer" in inspect.signature(base_class.__init__).parameters:
+            extra["add_pooling_layer"] = False
+        encoder, found = transformers.AutoModel.from_pretrained(
+            model.name,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            weights_only=True,
+            output_loading_info=True,
+            **extra,
+        )
+    except InputError:
+        raise
+    except Exception as error:  # of the many libraries that have a hand in it
+        raise InputError(
+            f"model.name={model.name}: can't load this encoder ({_reason(error)}). Expected a "
+            "folder with config.json and weights (model.safetensors, or pytorch_model.bin with "
+            "tensors only), or a hub model in the local cache; without internet, download it on "
+            "another machine"
+        ) from error
+    _check_complete(model.name, encoder, found["missing_keys"])
+    _mend_padding(encoder)
+    use_fast_dropout(encoder)
+    return encoder  # type: ignore[no-any-return]
+
+
+def _load_config(name: str) -> Any:
+    from transformers import AutoConfig
+
+    # by model_type, which the file itself may lack; from_pretrained would insist on it
+    return AutoConfig.for_model(**read_model_config(name))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's advice is to open it nevertheless
+        return "its weights' file is damaged, or holds more than tensors, which could run code"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _check_complete(name: str, encoder: nn.Module, missing: Any) -> None:
+    """Raise InputError if tensors of the encoder weren't among the weights: they'd be random."""
+    names = sorted(key for key in missing if not key.startswith("pooler."))  # serves no head
+    if names:
+        total = len(encoder.state_dict())
+        raise InputError(
+            f"model.name={name}: {len(names)} of the encoder's {total} tensors aren't among its "
+            f"weights, such as {names[0]}; they would stay random. Are these the weights of "
+            f"another architecture than config.json's {encoder.config.model_type!r}?"
+        )
+
+
+def _mend_padding(encoder: nn.Module) -> None:
+    """Let padding count for nothing: MobileBERT's embedding mixes in each token's neighbours, so
+    that a window's last token would see whether padding follows it. Beyond the end it sees zeros."""
+    config: Any = encoder.config
+    if config.model_type == "mobilebert":
+        embeddings: Any = encoder.get_input_embeddings()  # type: ignore[operator]
+        with torch.no_grad():
+            embeddings.weight[config.pad_token_id].zero_()
+
+
+def _set_dropout(config: Any, model: Model) -> None:
+    """Put the recipe's dropout into an encoder's config, under the names that this encoder has for
+    it."""
+    attention = [
+        n for n in ("attention_probs_dropout_prob", "attention_dropout") if hasattr(config, n)
+    ]
+    hidden = [n for n in ("hidden_dropout_prob", "dropout") if hasattr(config, n)]
+    if model.attention_dropout is not None:
+        for name in attention:
+            setattr(config, name, model.attention_dropout)
+    if model.hidden_dropout is not None:
+        if not hidden:
+            raise InputError(
+                f"model.hidden_dropout={model.hidden_dropout}: {model.name} has no such setting; "
+                "leave it out"
+            )
+        for name in hidden:
+            setattr(config, name, model.hidden_dropout)
