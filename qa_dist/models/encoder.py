@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ def _reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _check_complete(name: str, encoder: nn.Module, missing: Any) -> None:
+def _check_complete(name: str, encoder: Any, missing: Iterable[str]) -> None:
     """Raise InputError if tensors of the encoder weren't among the weights: they'd be random."""
     names = sorted(key for key in missing if not key.startswith("pooler."))  # serves no head
     if names:
@@ -82,14 +83,15 @@ def _check_complete(name: str, encoder: nn.Module, missing: Any) -> None:
         )
 
 
-def _mend_padding(encoder: nn.Module) -> None:
-    """Let padding count for nothing: MobileBERT's embedding mixes in each token's neighbours, so
-    that a window's last token would see whether padding follows it. Beyond the end it sees zeros."""
-    config: Any = encoder.config
-    if config.model_type == "mobilebert":
-        embeddings: Any = encoder.get_input_embeddings()  # type: ignore[operator]
+def _mend_padding(encoder: Any) -> None:
+    """Let padding count for nothing.
+
+    MobileBERT's embedding mixes in each token's neighbours, so that a window's last token would see
+    whether padding follows it. It sees zeros beyond the end, so let it see zeros in padding too.
+    """
+    if encoder.config.model_type == "mobilebert":
         with torch.no_grad():
-            embeddings.weight[config.pad_token_id].zero_()
+            encoder.get_input_embeddings().weight[encoder.config.pad_token_id].zero_()
 
 
 def _set_dropout(config: Any, model: Model) -> None:

@@ -59,7 +59,7 @@ def build_model(model: Model, num_classes: int, seed: int) -> SpanModel:
     Raises InputError naming model.name if the encoder can't be loaded.
     """
     encoder = load_encoder(model)
-    config = encoder.config
+    config: Any = encoder.config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         span_model = SpanModel(encoder, config.hidden_size, num_classes)
