@@ -103,7 +103,7 @@ class Zygote:
         """Fork a process that runs `work` on words; `typed`: a file with what stdin is to hold.
 
         "launch", "prepare", "evaluate", "aggregate" and "train_job" are jobs/*.py, "train" is one
-        rank, "broken" and "breakpoint" are launches with something put in, "broken_train" is a rank.
+        rank; "broken" and "breakpoint" are launches with something put in, "broken_train" a rank.
         """
         self._number += 1
         log = self._folder / f"{self._number:03d}-{work}.log"

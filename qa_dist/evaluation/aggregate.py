@@ -43,8 +43,8 @@ from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
 from qa_dist.scalars import write_hparams, write_scores
 from qa_dist.tasks import TASKS, Task
+from qa_dist.text.bootstrap import bootstrap_interval
 from qa_dist.text.decode import best_threshold
-from qa_dist.text.metrics import bootstrap_interval
 
 ALWAYS = "always_answer"  # SQuAD 1.1: every question is answered
 _BREAKDOWNS = ("answer_type", "turn", "domain")
