@@ -23,7 +23,8 @@ NamedRuns = tuple[str, list[RunDir]]
 def find_sides(words: Sequence[str], runs_dir: Path) -> tuple[list[NamedRuns], bool, list[str]]:
     """Return the sides, whether they are a family, and notes on what is left out.
 
-    Raises InputError. A family is one word that is no run and no sweep: the recipes whose name begins with it.
+    A family is one word that is no run and no sweep: the recipes whose name begins with it. Raises
+    InputError.
     """
     notes: list[str] = []
     if len(words) == 1 and not find_sweep(words[0], runs_dir):
