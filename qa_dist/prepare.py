@@ -236,6 +236,15 @@ class _ShardMaker:
             "group": example.group,
             "facets": example.facets,
         }
+        if self.split == "dev" and example.rule == "coqa":
+            keep = 2 * self.data.history_turns
+            facts["asked"] = {  # to ask again with other answers as history
+                "question": example.question,
+                "history": list(example.history[-keep:] if keep else ()),
+                "at": len(example.history) // 2,
+                # an empty turn isn't in the history of later ones (tasks/coqa.py)
+                "is_kept": bool(example.question.strip() and example.answers[0].strip()),
+            }
         number = writer.add_example(context_number, question, facts)
         exact, f1 = ceiling_score(self.task, example, text)
         self.counts.examples += 1
