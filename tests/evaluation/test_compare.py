@@ -130,6 +130,11 @@ def test_published_figures_stand_in_the_recipes_alone() -> None:
     assert figures["squad2_spanbert"] == (None, 83.6)
     assert not {"coqa_electra", "coqa_mobilebert", "coqa_tinybert", "tiny_coqa"} & figures.keys()
     assert figures["squad1_bert"] == (81.2, 88.5)
+    table = (RECIPES.parents[1] / "README.md").read_text()
+    for name, published in figures.items():
+        row = next(line for line in table.splitlines() if line.startswith(f"| `{name}`"))
+        for metric, figure in zip(("EM", "F1"), published, strict=True):
+            assert figure is None or f"{metric} {figure}" in row, "the README says the same"
 
 
 def test_no_recipe_no_published_figure(tmp_path: Path) -> None:
