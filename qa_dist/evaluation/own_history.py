@@ -16,31 +16,77 @@ scores of the other history under "own". It must not know of models.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from qa_dist.data.prepared import read_template
 from qa_dist.data.shards import Shard, Split
 from qa_dist.data.tokenizer import LoadedTokenizer, load_tokenizer
-from qa_dist.recipe import Data, Recipe
+from qa_dist.recipe import Data, Recipe, Source, form_of, split_part
 from qa_dist.text.windows import cut_windows, encode_questions, join_question, question_limit
 
 OWN = "own"
 _KEPT = ("text", "null_odds", "exact", "f1", "null_exact", "null_f1")
 
 Row = dict[str, Any]
-Predict = Callable[[Split], Iterator[Row]]
-"""Yields a row for each question of a shard, in order."""
+
+
+class Predictor(Protocol):
+    """A model on one shard."""
+
+    def rows(self) -> Iterator[tuple[int, Row | None]]:
+        """Yield (windows done, row) for each question of the shard, in the shard's order; a row of
+        None tells of progress alone.
+
+        A row has id, group, rule, facets and the question's scores.
+        """
+        ...
+
+
+def has_own_history(recipe: Recipe, source: Source, split: str) -> bool:
+    """Return whether a source's split is asked a second time."""
+    return (
+        recipe.evaluation.own_history
+        and recipe.data.history_turns > 0
+        and source.task == "coqa"
+        and form_of(recipe, source) == "span"
+        and split_part(split) == "dev"
+    )
+
+
+Load = Callable[[Split], Predictor]
+"""Returns what predicts a shard."""
+
+
+class OwnHistoryPredictor:
+    """A model on one shard of CoQA, with either history."""
+
+    def __init__(self, recipe: Recipe, data: Split, null_text: str, load: Load) -> None:
+        self.recipe, self.data, self.null_text, self.load = recipe, data, null_text, load
+
+    def rows(self) -> Iterator[tuple[int, Row | None]]:
+        """Yield as Predictor does; a row has the other history's scores under "own"."""
+        rows: list[Row] = []
+        done = 0
+        for done, row in self.load(self.data).rows():
+            if row is not None:
+                rows.append(row)
+            yield done, None
+        for _ in add_own_history(self.recipe, self.data, rows, self.null_text, self.load):
+            yield done, None
+        for row in rows:
+            yield self.data.num_windows, row
 
 
 def add_own_history(
-    recipe: Recipe, data: Split, rows: Sequence[Row], null_text: str, predict: Predict
-) -> None:
+    recipe: Recipe, data: Split, rows: Sequence[Row], null_text: str, load: Load
+) -> Iterator[None]:
     """Put into each row of a shard, under "own", what comes of the model's own answers as history.
 
-    The answers are those at a null threshold of 0 ("unknown" where the model gives none). A turn
-    that isn't among the questions (dropped, or not drawn) keeps its gold answer.
+    Yields at each question that was asked again. The answers are those at a null threshold of 0
+    ("unknown" where the model gives none). A turn that isn't among the questions (dropped, or not
+    drawn) keeps its gold answer.
     """
     shard = data.shards[0]
     asker = _Asker(recipe.data, load_tokenizer(recipe.model.name, recipe.model.lower_case), data)
@@ -56,9 +102,11 @@ def add_own_history(
             if not np.array_equal(question, shard.ragged("question_tokens", example))
         ]
         if others:
-            turn = asker.split(data, others)
-            for (example, _), row in zip(others, predict(turn), strict=True):
-                found[example] = row
+            waiting = iter(others)
+            for _, row in load(asker.split(data, others)).rows():
+                if row is not None:
+                    found[next(waiting)[0]] = row
+                yield
         for example, own in zip(examples, answers, strict=True):
             row = found[example]
             rows[example][OWN] = {key: row[key] for key in _KEPT}

@@ -1,8 +1,8 @@
-"""The encoder by its name, a value: any transformers base model, without its pooler, in fp32.
+"""The encoder of a recipe: any transformers base model, by name, without its pooler.
 
-In: the recipe's `model`. Out: the module, its dropout as the recipe says. What would go wrong in
-silence is refused (weights whose names don't fit would leave an encoder of random ones) or mended
-(MobileBERT's padding).
+What each architecture wants of its inputs (segment ids or none) follows from its own config. What
+would go wrong in silence is refused (weights whose names don't fit would leave an encoder of random
+ones) or mended (MobileBERT's padding).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from qa_dist.data.collate import Batch
 from qa_dist.data.tokenizer import read_model_config
 from qa_dist.models.dropout import use_fast_dropout
 from qa_dist.recipe import Model
@@ -22,18 +23,18 @@ from qa_dist.records import InputError
 
 
 def load_encoder(model: Model) -> nn.Module:
-    """Load the encoder; raise InputError naming model.name if that can't be done."""
+    """Load an encoder in fp32, with the recipe's dropout.
+
+    Raises InputError naming model.name if it can't be loaded.
+    """
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
-        config = _load_config(model.name)
+        # by model_type, which older files lack; from_pretrained would insist on it
+        config = transformers.AutoConfig.for_model(**read_model_config(model.name))
         _set_dropout(config, model)
-        extra = {}
-        base_class = transformers.MODEL_MAPPING.get(type(config), None)
-        if base_class and "add_pooling_layer" in inspect.signature(base_class.__init__).parameters:
-            extra["add_pooling_layer"] = False
         encoder, found = transformers.AutoModel.from_pretrained(
             model.name,
             config=config,
@@ -41,7 +42,7 @@ def load_encoder(model: Model) -> nn.Module:
             trust_remote_code=False,
             weights_only=True,
             output_loading_info=True,
-            **extra,
+            **without_pooler(config),
         )
     except InputError:
         raise
@@ -55,14 +56,28 @@ def load_encoder(model: Model) -> nn.Module:
     _check_complete(model.name, encoder, found["missing_keys"])
     _mend_padding(encoder)
     use_fast_dropout(encoder)
+    if model.gradient_checkpointing:
+        encoder.gradient_checkpointing_enable({"use_reentrant": False})
     return encoder  # type: ignore[no-any-return]
 
 
-def _load_config(name: str) -> Any:
-    from transformers import AutoConfig
+def without_pooler(config: Any) -> dict[str, bool]:
+    """Return the arguments that leave out an encoder's pooler, which serves none of our heads."""
+    import transformers
 
-    # by model_type, which the file itself may lack; from_pretrained would insist on it
-    return AutoConfig.for_model(**read_model_config(name))
+    base_class = transformers.MODEL_MAPPING.get(type(config), None)
+    if base_class and "add_pooling_layer" in inspect.signature(base_class.__init__).parameters:
+        return {"add_pooling_layer": False}
+    return {}
+
+
+def encode(encoder: nn.Module, batch: Batch) -> torch.Tensor:
+    """Return the last hidden states of a batch: (B, T, H)."""
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if getattr(encoder.config, "type_vocab_size", 0) > 1:
+        inputs["token_type_ids"] = batch.token_type_ids
+    hidden: torch.Tensor = encoder(**inputs).last_hidden_state
+    return hidden
 
 
 def _reason(error: Exception) -> str:

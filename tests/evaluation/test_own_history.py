@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from prepared_data import make_recipe, prepare
 
 from qa_dist.data.shards import Split, open_split
-from qa_dist.evaluation.own_history import OWN, Row, add_own_history
+from qa_dist.evaluation.own_history import OWN, OwnHistoryPredictor, Row, add_own_history
 from qa_dist.recipe import Recipe
 from qa_dist.text.metrics import question_scores
 
@@ -35,6 +36,17 @@ def stories() -> dict[str, Any]:
     return {**whole, "data": data}
 
 
+@dataclass(frozen=True)
+class MadeUp:
+    """A model on a shard."""
+
+    split: Split
+    answer: Answer
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        yield from enumerate(predicted(self.split, self.answer))
+
+
 class Made:
     """Those conversations, prepared."""
 
@@ -53,11 +65,12 @@ class Made:
         """Return the rows of a model, with its own history."""
         rows = list(predicted(self.data, answer))
 
-        def predict(split: Split) -> Iterator[Row]:
+        def load(split: Split) -> MadeUp:
             self.calls.append(windows(split))
-            return predicted(split, answer)
+            return MadeUp(split, answer)
 
-        add_own_history(self.recipe, self.data, rows, "unknown", predict)
+        for _ in add_own_history(self.recipe, self.data, rows, "unknown", load):
+            pass
         return rows
 
     @property
@@ -178,10 +191,13 @@ def test_scores_are_those_of_the_other_history(
 ) -> None:
     """A model that is right until its history is its own."""
     made = Made(tmp_path / "gold", tiny_encoder, stories)
-    rows = list(predicted(made.data, made_up))
-    add_own_history(
-        made.recipe, made.data, rows, "unknown", lambda split: predicted(split, lambda _: "lost")
-    )
+    answers = {id(made.data): made_up}
+
+    def load(split: Split) -> MadeUp:
+        return MadeUp(split, answers.get(id(split), lambda question: "lost"))
+
+    predictor = OwnHistoryPredictor(made.recipe, made.data, "unknown", load)
+    rows = [row for _, row in predictor.rows() if row is not None]
     for row, facts in zip(rows, made.facts, strict=True):
         is_first = facts["asked"]["at"] == 0
         assert row[OWN]["text"] == (made_up(row["id"]) if is_first else "lost")
