@@ -35,7 +35,6 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 _MAX_CACHED_CHARS = 256  # longer answers are rare and would bloat the cache
 _CACHED_TEXTS = 1 << 16  # SQuAD's dev references and a set of predictions; about 30 MB when full
-_MAX_DRAWS = 1 << 20  # indices that the bootstrap draws at once: 8 MB
 
 
 class CoqaGold(NamedTuple):
@@ -194,26 +193,15 @@ def bootstrap_interval(
     """
     import numpy as np  # here, since whoever needs no interval should start at once
 
-    sums = np.asarray(values, dtype=np.float64)  # (N,), below (G,): one per unit of resampling
-    sizes = np.ones_like(sums) if weights is None else np.asarray(weights, np.float64)  # as `sums`
-    if not len(sums) or sums.shape != sizes.shape or num_resamples < 1:
+    from qa_dist.text.intervals import ratio_interval
+
+    means = np.asarray(values, dtype=np.float64)  # (N,), as `sizes`
+    sizes = np.ones_like(means) if weights is None else np.asarray(weights, np.float64)
+    if not len(means) or means.shape != sizes.shape or num_resamples < 1:
         raise ValueError("expected one weight per value, at least one value and one resample")
-    if not (np.isfinite(sums) & np.isfinite(sizes) & (sizes > 0)).all():
+    if not (np.isfinite(means) & np.isfinite(sizes) & (sizes > 0)).all():
         raise ValueError("expected finite values, and finite weights above 0")
-    sums = sums * sizes
-    if groups is not None:
-        number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-        index = np.asarray([number[group] for group in groups])  # (N,)
-        sums, sizes = (np.bincount(index, column).astype(np.float64) for column in (sums, sizes))
-    generator = np.random.default_rng(seed)
-    means = np.empty(num_resamples)
-    num_rows = max(1, _MAX_DRAWS // len(sums))
-    for start in range(0, num_resamples, num_rows):
-        shape = (min(num_rows, num_resamples - start), len(sums))
-        drawn = generator.integers(len(sums), size=shape)  # (rows, G)
-        means[start : start + num_rows] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(low), float(high)
+    return ratio_interval(means * sizes, sizes, groups, num_resamples, seed)
 
 
 def _normalized(text: str) -> _Terms:

@@ -11,6 +11,7 @@ labels tokens 0-4, the second 5-8: each where it sees more on its poorer side.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -72,7 +73,7 @@ def cut_sentence_windows(
         window_to = min(window_from + room, num_context_tokens)
         return [SentenceWindow(window_from, window_to, start, end - 1)]
     slices = [(start + a, start + b) for a, b in cut_windows(end - start, room, overlap)]
-    cuts = [start, *((b + a) // 2 for (_, b), (a, _) in zip(slices, slices[1:], strict=False)), end]
+    cuts = [start, *((b + a) // 2 for (_, b), (a, _) in pairwise(slices)), end]
     return [
         SentenceWindow(a, min(a + room, num_context_tokens), cuts[i], cuts[i + 1] - 1)
         for i, (a, _) in enumerate(slices)

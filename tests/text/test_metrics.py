@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qa_dist.records import InputError
-from qa_dist.text import metrics
+from qa_dist.text import intervals, metrics
 from qa_dist.text.metrics import CoqaGold
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -562,9 +562,9 @@ def test_bootstrap_does_not_depend_on_the_size_of_its_pieces(
 ) -> None:
     values = [i % 7 / 6 for i in range(301)]
     interval = metrics.bootstrap_interval(values)
-    monkeypatch.setattr(metrics, "_MAX_DRAWS", 1000)
+    monkeypatch.setattr(intervals, "_MAX_DRAWS", 1000)
     assert metrics.bootstrap_interval(values) == interval
-    monkeypatch.setattr(metrics, "_MAX_DRAWS", 1)
+    monkeypatch.setattr(intervals, "_MAX_DRAWS", 1)
     assert metrics.bootstrap_interval(values) == interval
 
 

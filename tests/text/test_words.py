@@ -1,5 +1,7 @@
 """Text is split as CoNLL-2003 is; nothing but whitespace gets lost."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,5 +62,5 @@ def test_words_by_hand(text, expected):
 def test_nothing_but_whitespace_gets_lost(text):
     spans = split_words(text)
     assert all(start < end for start, end in spans)
-    assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a[1] <= b[0] for a, b in pairwise(spans))
     assert "".join(words(text)) == "".join(text.split())
