@@ -52,18 +52,18 @@ def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer,
     model: nn.Module,
     tensors: Mapping[str, torch.Tensor],
-    num_updates: int,
+    num_updates: Callable[[str], int],
     place: Callable[[torch.Tensor, nn.Parameter], torch.Tensor] = lambda whole, p: whole.to(
         p.device
     ),
 ) -> None:
-    """Put back what `optimizer_tensors` returned after `num_updates` updates.
+    """Put back what `optimizer_tensors` returned, after `num_updates(name)` updates of each.
 
     `place` gives what this rank keeps of a moment: by default the whole, on the parameter's device.
     """
     for name, parameter in model.named_parameters():
         # Absent: a parameter that has never had a gradient (of a layer that this head doesn't use).
-        if num_updates and f"{MOMENTS[0]}/{name}" in tensors:
+        if num_updates(name) and f"{MOMENTS[0]}/{name}" in tensors:
             state = {m: place(tensors[f"{m}/{name}"], parameter) for m in MOMENTS}
-            state["step"] = torch.tensor(float(num_updates), device=parameter.device)
+            state["step"] = torch.tensor(float(num_updates(name)), device=parameter.device)
             optimizer.state[parameter] = state
