@@ -72,10 +72,6 @@ class Example:
     facets: dict[str, str] = field(default_factory=dict)
     """What reports are broken down by, e.g. {"domain": "mctest", "turn": "3", "answer_type":
     "yes"}."""
-    words: tuple[tuple[int, int], ...] = ()
-    """Where each word of a tagged sentence stands in the context: [start, end) characters."""
-    tags: tuple[str, ...] = ()
-    """The words' tags in IOB2 ("O", "B-PER", "I-PER", ...)."""
 
 
 @dataclass(frozen=True)

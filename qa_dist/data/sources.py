@@ -2,7 +2,8 @@
 
 In: what stands in the recipe ("data/train.json", "rajpurkar/squad_v2") and the split. Out: Records,
 which knows where each record is, reads record i as a dict in the JSON file's form, and names its
-group. Tagged sentences come from CoNLL or parquet files (conll.py, tagged_rows.py). `datasets` is imported only where a hub dataset is asked for: it takes seconds.
+group. Tagged sentences come from CoNLL or parquet files (conll.py, tagged_rows.py). `datasets` is
+imported only where a hub dataset is asked for: it takes seconds.
 """
 
 from __future__ import annotations

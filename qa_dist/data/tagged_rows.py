@@ -9,7 +9,7 @@ one word -DOCSTART-, say where documents begin; without, each sentence is a grou
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,9 +32,9 @@ class Table(Protocol):
     """Rows of a dataset, read one at a time or a batch after another."""
 
     name: str
-    columns: Sequence[str]
     num_rows: int
-    label_names: Sequence[str] | None
+    columns: list[str]
+    label_names: list[str] | None
     """What the numbers in `ner_tags` stand for; None where the dataset doesn't say."""
 
     def row(self, number: int) -> Mapping[str, Any]:
@@ -62,7 +62,7 @@ class ParquetTable:
             said = " ".join(str(error).split())[:200]
             raise InputError(f"{path}: isn't a parquet file ({said}); copy it again") from None
         self._path = path
-        self.columns = list(self._file.schema_arrow.names)
+        self.columns: list[str] = list(self._file.schema_arrow.names)
         self.num_rows = int(self._file.metadata.num_rows)
         self.label_names = _parquet_labels(self._file.schema_arrow.metadata or {})
         sizes = [
@@ -95,10 +95,10 @@ class HubTable:
 
     def __init__(self, name: str, dataset: Any) -> None:
         self.name = name
-        self.columns = list(dataset.column_names)
+        self.columns: list[str] = list(dataset.column_names)
         self.num_rows = len(dataset)
         feature = getattr(dataset.features.get(TAGS), "feature", None)
-        self.label_names = getattr(feature, "names", None)
+        self.label_names: list[str] | None = getattr(feature, "names", None)
         self._dataset = dataset
 
     def row(self, number: int) -> Mapping[str, Any]:

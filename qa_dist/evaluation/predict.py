@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from qa_dist import faults
 from qa_dist.checkpoint import load_model_state, reading
@@ -28,6 +29,7 @@ from qa_dist.evaluation.elements import (
 )
 from qa_dist.evaluation.forward import Forward
 from qa_dist.evaluation.spans import SpanPredictor
+from qa_dist.evaluation.tags import TagPredictor
 from qa_dist.files import (
     BrokenFileError,
     file_sha256,
@@ -38,7 +40,7 @@ from qa_dist.files import (
     write_status,
 )
 from qa_dist.models import build_model
-from qa_dist.recipe import Recipe, form_of, source_splits, trained_sources
+from qa_dist.recipe import Recipe, Source, form_of, source_splits, trained_sources
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
@@ -80,7 +82,8 @@ def _evaluate(run: RunDir, element: int, step: int, split: str, shard_name: str)
     except BrokenFileError as error:
         raise InputError(f"{error}. Delete it and launch the run again") from error
     of = origin(run, step)
-    rows = _predictor(run, recipe, prepared, split, state, data).rows()
+    place = next(s.source for s in source_splits(recipe) if s.name == split)
+    rows = make_predictor(run, recipe, load_trained(recipe, prepared, state), place, data).rows()
     path = run.predictions_file(step, shard_name)
     num_rows = 0
     with replaced_file(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
@@ -114,27 +117,27 @@ class Predictor(Protocol):
         ...
 
 
-def _predictor(
-    run: RunDir,
-    recipe: Recipe,
-    prepared: Prepared,
-    split_name: str,
-    state: Mapping[str, Any],
-    data: Split,
-) -> Predictor:
-    """Return what predicts a shard, with the weights of a checkpoint."""
-    places = trained_sources(recipe)
-    splits = source_splits(recipe)
-    place = next(split.source for split in splits if split.name == split_name)
-    dev = {split.source: split.name for split in splits if split.part == "dev"}
-    model = build_model(recipe, [prepared.classes(dev[source]) for source in places])
+def load_trained(recipe: Recipe, prepared: Prepared, state: Mapping[str, Any]) -> nn.Module:
+    """Return the recipe's model with a checkpoint's weights, in evaluation mode on its device."""
+    dev = {split.source: split.name for split in source_splits(recipe) if split.part == "dev"}
+    classes = [prepared.classes(dev[place]) for place in trained_sources(recipe)]
+    model = build_model(recipe, classes)
     model.load_state_dict(state)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device).eval()
-    engine = Forward(model, places.index(place), device, run_precision(run))
-    source = recipe.sources[place]
-    predictors = {"span": SpanPredictor}
-    return predictors[form_of(recipe, source)](recipe, source, engine, data)
+    return model.to(device).eval()
+
+
+def make_predictor(
+    run: RunDir, recipe: Recipe, model: nn.Module, place: int, data: Split
+) -> Predictor:
+    """Return what predicts a shard of the source at `place` in the recipe."""
+    source, number = recipe.sources[place], trained_sources(recipe).index(place)
+    forward = Forward(model, number, next(model.parameters()).device, run_precision(run))
+    predictors: dict[str, Callable[[Recipe, Source, Forward, Split], Predictor]] = {
+        "span": SpanPredictor,
+        "tags": TagPredictor,
+    }
+    return predictors[form_of(recipe, source)](recipe, source, forward, data)
 
 
 def run_precision(run: RunDir) -> str:

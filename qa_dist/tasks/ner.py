@@ -12,15 +12,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from qa_dist.data.sources import Records
-from qa_dist.records import NULL_KIND, Example, Passage, Target
+from qa_dist.records import NULL_KIND, Example, InputError, Passage, Target
 from qa_dist.tasks.fields import Report
-from qa_dist.text.tags import to_iob2, type_of
+from qa_dist.text.tags import label_names, to_iob2, type_of
 
 ANSWER_CLASSES: tuple[str, ...] = ()
 NULL_CLASS: str | None = None
 NULL_TEXT: str = ""
 LEVELS: tuple[str, ...] = ()
 RULE = "ner"
+MAX_TYPES = 127  # two labels each and O: their numbers are kept as a byte
 
 
 def count_questions(record: Mapping[str, Any]) -> int:
@@ -70,12 +71,24 @@ def target_text(example: Example, context: str) -> str:
     return NULL_TEXT
 
 
-def find_types(records: Records) -> set[str]:
-    """Return the types of entities that a source's usable sentences hold; reads all of it."""
-    tags = {
-        tag
-        for number in range(len(records.index))
-        for sentence in records.read(number)["sentences"]
-        for tag in sentence.get("tags", ())
-    }
-    return {type_of(tag) for tag in tags} - {""}
+def source_labels(name: str, records: Records) -> list[str]:
+    """Return the labels of a model for the entities that a source's sentences hold; reads all of
+    it. Raises InputError if they hold none, or too many types; `name`: the source's."""
+    types: set[str] = set()
+    problem = ""
+    for number in range(len(records.index)):
+        for sentence in records.read(number)["sentences"]:
+            if "reason" in sentence:
+                problem = problem or f"; {sentence['where']}: {sentence['reason']}"
+            types.update(type_of(tag) for tag in sentence.get("tags", ()))
+    types.discard("")
+    if not types:
+        raise InputError(
+            f"{name}: no sentence that can be used has an entity{problem}; expected tags such as "
+            '"B-PER" and "I-PER" in the last column, or in ner_tags'
+        )
+    if len(types) > MAX_TYPES:
+        raise InputError(
+            f"{name}: has {len(types)} types of entities; expected {MAX_TYPES} at most"
+        )
+    return label_names(types)

@@ -30,7 +30,7 @@ def ratio_interval(
     if groups is not None:
         number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
         index = np.asarray([number[group] for group in groups])  # (N,)
-        sums, sizes = (np.bincount(index, column) for column in (sums, sizes))  # (G,)
+        sums, sizes = (np.bincount(index, row).astype(np.float64) for row in (sums, sizes))  # (G,)
     generator = np.random.default_rng(seed)
     ratios = np.zeros(num_resamples)
     num_rows = max(1, _MAX_DRAWS // len(sums))

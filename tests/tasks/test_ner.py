@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from qa_dist.data.conll import ConllRecords
-from qa_dist.tasks.ner import count_questions, find_types, read_passage, target_text
-from qa_dist.text.tags import find_strict_entities, label_names
+from qa_dist.records import InputError
+from qa_dist.tasks.ner import count_questions, read_passage, source_labels, target_text
+from qa_dist.text.tags import find_strict_entities
 
 GOOD = {
     "id": "sentence-000004",
@@ -53,12 +54,28 @@ def test_a_bad_sentence_alone_leaves_no_example():
     assert read(BAD)[0].examples == ()
 
 
-def test_types_of_a_source(tmp_path):
+def test_labels_of_a_source(tmp_path):
     path = tmp_path / "some.conll"
     path.write_text("a B-z\nb I-z\n\nc I-LOC\n\nd X-bad\ne B-left-out\n\nf B-PER\n")
-    types = find_types(ConllRecords(path))
-    assert types == {"z", "LOC", "PER"}
-    assert label_names(types) == ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-z", "I-z"]
+    labels = source_labels("some", ConllRecords(path))
+    assert labels == ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-z", "I-z"]
+
+
+def test_a_source_without_entities_or_with_too_many_types(tmp_path):
+    path = tmp_path / "some.conll"
+    path.write_text("a O\n\nb PER\n\nc\n")
+    with pytest.raises(
+        InputError, match=r"^some: no sentence .*; some\.conll:3: last column isn't"
+    ):
+        source_labels("some", ConllRecords(path))
+    path.write_text("a O\n")
+    with pytest.raises(InputError, match="has an entity; expected tags such as"):
+        source_labels("some", ConllRecords(path))
+    path.write_text("\n".join(f"a B-{i}" for i in range(127)))
+    assert len(source_labels("some", ConllRecords(path))) == 255
+    path.write_text("\n".join(f"a B-{i}" for i in range(128)))
+    with pytest.raises(InputError, match="has 128 types of entities; expected 127 at most"):
+        source_labels("some", ConllRecords(path))
 
 
 @pytest.mark.skipif("QA_DIST_TEST_DATA" not in os.environ, reason="QA_DIST_TEST_DATA isn't set")
@@ -77,4 +94,4 @@ def test_real_files(name, num_entities):
     found = [entity for e in sentences for entity in find_strict_entities(e.tags)]
     assert len(found) == num_entities
     expected = "O B-PER I-PER B-ORG I-ORG B-LOC I-LOC B-MISC I-MISC"
-    assert label_names(find_types(alone)) == expected.split()
+    assert source_labels(name, alone) == expected.split()
