@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.json"
 _WHOLE_FILE = "tokenizer.json"
 _SETTINGS_FILE = "tokenizer_config.json"
-_SETTING_FILES = (_SETTINGS_FILE, "special_tokens_map.json", "added_tokens.json")
+_SETTING_FILES = (
+    *(_SETTINGS_FILE, "special_tokens_map.json", "added_tokens.json"),
+    "chat_template.jinja",
+)
 _VOCAB_FILES = (
     *("vocab.txt", "vocab.json", "merges.txt", "bpe.codes"),
     *("spiece.model", "spm.model", "sentencepiece.bpe.model", "tokenizer.model"),
@@ -106,6 +109,23 @@ def load_tokenizer(name: str, lower_case: bool | None) -> LoadedTokenizer:
     template = read_pair_template(backend, ids["cls"], ids["sep"], ids["pad"])
     vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
     return LoadedTokenizer(backend, template, sep_text, vocab_size)
+
+
+def load_chat_tokenizer(name: str) -> Any:
+    """Load the tokenizer of a chat model, with its own chat template; raise InputError if it can't
+    be loaded, isn't fast or has no template."""
+    loaded = _load_from_files(name, None)
+    if not getattr(loaded, "is_fast", False):
+        raise InputError(
+            f"model.name={name}: {type(loaded).__name__} isn't a fast tokenizer, and prompts need "
+            "one to cut long contexts; use a model with a tokenizer.json"
+        )
+    if not getattr(loaded, "chat_template", None):
+        raise InputError(
+            f"model.name={name}: its tokenizer has no chat template; with model.head=causal_lm use "
+            "a model that was trained on conversations, such as Qwen/Qwen2.5-3B-Instruct"
+        )
+    return loaded
 
 
 def tokenizer_digest(name: str, lower_case: bool | None) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
 from qa_dist.records import Example, Passage
-from qa_dist.tasks import coqa, squad
+from qa_dist.tasks import coqa, prompted_qa, squad
 from qa_dist.text.metrics import Kind, question_scores
 
 
@@ -49,7 +49,7 @@ class Task(Protocol):
         ...
 
 
-TASKS: dict[str, Task] = {"squad": squad, "coqa": coqa}
+TASKS: dict[str, Task] = {"squad": squad, "coqa": coqa, "prompted_qa": prompted_qa}
 
 
 def ceiling_score(task: Task, example: Example, context: str) -> tuple[float, float]:
