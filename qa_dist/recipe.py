@@ -13,11 +13,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-TASKS = ("squad", "coqa")
-HEADS = ("span",)
+TASKS = ("squad", "coqa", "prompted_qa")
+HEADS = ("span", "causal_lm")
 PRECISIONS = ("auto", "bf16", "fp32")
 BAD_RECORD_POLICIES = ("skip", "stop")
 EVALUATE_WHEN = ("at_end", "each_checkpoint")
+QUANTIZATIONS = ("none", "nf4")
+OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw_8bit")
 ENGINES = ("ddp", "fsdp", "zero1", "zero2", "zero3")
 MAX_TEXT_CHARS = 4096  # Linux's PATH_MAX: longer than any path that can be opened
 
@@ -76,6 +78,16 @@ class Model:
     """Dropout of attention weights; 0 keeps fast kernels; None: what the model's config says."""
     hidden_dropout: float | None = None
     """Dropout of hidden states; None: what the model's config says."""
+    lora_rank: int = 0
+    """Rank of the adapters; 0: none, all weights are trained."""
+    lora_alpha: float = 16.0
+    """Adapters' output is scaled by this over the rank."""
+    lora_dropout: float = 0.0
+    """Dropout of the adapters' input."""
+    quantization: str = "none"
+    """"nf4"."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,8 @@ class Train:
     engine: str = "ddp"
     """"ddp": all on each rank; sharded over ranks: "fsdp" all, DeepSpeed's "zero1" the moments,
     "zero2" gradients too, "zero3" weights too. A run may go on with another one."""
+    optimizer: str = "adamw"
+    """"adamw", "adamw_8bit", "paged_adamw_8bit"."""
     seed: int = 42
     """Seeds order, dropout and the new head's weights."""
     checkpoint_every_steps: int = 500

@@ -59,7 +59,8 @@ class Replicated:
     @property
     def knows_at_once(self) -> bool:
         """Whether `bad_steps` is looked at in each step; reading it would hold up a GPU."""
-        return self.is_sharded or self.engine.device.type == "cpu"
+        can_skip = isinstance(self.optimizer, torch.optim.AdamW)  # bitsandbytes' can't
+        return self.is_sharded or self.engine.device.type == "cpu" or not can_skip
 
     def even_out(self, micro_batches: Sequence[Any]) -> list[Any]:
         """Return a step's micro-batches, with empty ones behind where ranks must have equally
