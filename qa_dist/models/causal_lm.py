@@ -53,34 +53,33 @@ class CausalLmModel(nn.Module):
         targets = batch.input_ids[:, 1:][is_answer]  # (N,)
         return nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
 
-    def saved_state(self) -> dict[str, torch.Tensor]:
-        """Return what a checkpoint keeps: the trained parameters and the base's digest."""
-        trained = {n: p for n, p in self.named_parameters() if p.requires_grad}
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """Return what a checkpoint keeps: the trained parameters and the base's digest, not the
+        frozen base."""
+        trained = {n: p.detach() for n, p in self.named_parameters() if p.requires_grad}
         return {**trained, BASE_DIGEST: getattr(self, BASE_DIGEST)}
 
-    def load_saved_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Put back what `saved_state` returned. Raises InputError unless it has exactly these
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> None:  # type: ignore[override]
+        """Put back what `state_dict` returned. Raises InputError unless it has exactly these
         tensors, trained on the same base."""
-        own = self.saved_state()
-        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        own = self.state_dict()
+        shapes = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
         expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
-        if shapes != expected:
-            differing = sorted(
-                name for name in {*shapes, *expected} if shapes.get(name) != expected.get(name)
-            )
+        differing = [n for n in {**expected, **shapes} if shapes.get(n) != expected.get(n)]
+        if differing:
             raise InputError(
                 f"the checkpoint's weights aren't those of this model: {len(differing)} tensors "
                 f"differ in name or shape, {differing[0]} first; were model.lora_rank or "
                 "model.name changed? Give back the old ones, or start anew with fresh=true"
             )
-        if not torch.equal(state[BASE_DIGEST].cpu(), own[BASE_DIGEST].cpu()):
+        if not torch.equal(state_dict[BASE_DIGEST].cpu(), own[BASE_DIGEST].cpu()):
             raise InputError(
                 "the checkpoint's adapter was trained on another base: the files of model.name "
                 "have changed since; put the old ones back, or start anew with fresh=true"
             )
         with torch.no_grad():
             for name, tensor in own.items():
-                tensor.copy_(state[name])
+                tensor.copy_(state_dict[name])
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:

@@ -296,7 +296,7 @@ class Zero(Replicated):
     ) -> State:
         whole = {}
         for name, parameter in self.module.named_parameters(remove_duplicate=is_trained):
-            if parameter.requires_grad or not is_trained:
+            if name in self._saved and (parameter.requires_grad or not is_trained):
                 tensor = gather(parameter)
                 if self.engine.rank == 0:
                     whole[name] = tensor.cpu()

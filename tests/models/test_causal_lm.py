@@ -110,7 +110,7 @@ def test_adapters_alone_are_trained_on_all_linear_layers(qlora: Model):
     four_bit = [p for name, p in frozen.items() if name.endswith("_proj.base_layer.weight")]
     assert len(four_bit) == 14 and all(p.dtype == torch.uint8 for p in four_bit)
     assert all(p.quant_state.nested and p.quant_state.quant_type == "nf4" for p in four_bit)
-    assert set(model.saved_state()) == trained | {BASE_DIGEST}
+    assert set(model.state_dict()) == trained | {BASE_DIGEST}
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "paged_adamw_8bit"])
@@ -119,7 +119,7 @@ def test_training_is_the_same_each_time(qlora: Model, optimizer: str):
     runs = []
     for _ in range(2):
         model = build_causal_lm(qlora, seed=3)
-        runs.append((train(model, optimizer=optimizer), model.saved_state()))
+        runs.append((train(model, optimizer=optimizer), model.state_dict()))
     assert runs[0][0] == runs[1][0]
     assert runs[0][0][-1] < runs[0][0][0]
     assert all(torch.equal(runs[0][1][name], runs[1][1][name]) for name in runs[0][1])
@@ -133,10 +133,10 @@ def test_gradient_checkpointing_changes_no_figure(qlora: Model):
 
 def test_the_adapters_start_depends_on_the_seed_alone(qlora: Model):
     torch.manual_seed(1)
-    first = build_causal_lm(qlora, seed=0).saved_state()
+    first = build_causal_lm(qlora, seed=0).state_dict()
     torch.manual_seed(2)
-    again = build_causal_lm(qlora, seed=0).saved_state()
-    other = build_causal_lm(qlora, seed=1).saved_state()
+    again = build_causal_lm(qlora, seed=0).state_dict()
+    other = build_causal_lm(qlora, seed=1).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
@@ -159,21 +159,21 @@ def test_without_its_adapter_it_is_the_base(qlora: Model):
 def test_what_is_saved_comes_back_into_a_new_model(qlora: Model):
     model = build_causal_lm(qlora, seed=0)
     train(model)
-    state = {name: tensor.detach().clone() for name, tensor in model.saved_state().items()}
+    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     other = build_causal_lm(qlora, seed=1)
     assert other.eval()(BATCH).item() != model.eval()(BATCH).item()
-    other.load_saved_state(state)
+    other.load_state_dict(state)
     assert other(BATCH).item() == model(BATCH).item()
 
 
 def test_exactly_the_saved_tensors_are_taken(qlora: Model):
     model = build_causal_lm(qlora, seed=0)
-    state = model.saved_state()
+    state = model.state_dict()
     name = next(iter(state))
     fewer = {key: tensor for key, tensor in state.items() if key != name}
     for wrong in (fewer, {**state, "more": state[name]}, {**state, name: state[name][:1]}):
         with pytest.raises(InputError, match="1 tensors differ"):
-            model.load_saved_state(wrong)
+            model.load_state_dict(wrong)
 
 
 def test_a_checkpoint_of_another_base_is_refused(qlora: Model, tmp_path: Path):
@@ -181,13 +181,13 @@ def test_a_checkpoint_of_another_base_is_refused(qlora: Model, tmp_path: Path):
     other = make_chat_model(tmp_path, initializer_range=0.03)
     stranger = build_causal_lm(replace(qlora, name=str(other)), seed=0)
     with pytest.raises(InputError, match="trained on another base"):
-        stranger.load_saved_state(model.saved_state())
+        stranger.load_state_dict(model.state_dict())
 
 
 def test_without_adapters_all_is_trained_and_there_is_no_base(base: Path):
     model = build_causal_lm(Model(name=str(base), head="causal_lm"), seed=0)
     assert all(p.requires_grad for p in model.parameters())
-    assert len(model.saved_state()) == len(list(model.parameters())) + 1
+    assert len(model.state_dict()) == len(list(model.parameters())) + 1
     with pytest.raises(ValueError, match="without an adapter"), model.adapter_off():
         pass
 
