@@ -38,11 +38,12 @@ from qa_dist.files import (
     write_json,
     write_marker,
 )
-from qa_dist.recipe import Recipe, Source, show_value
+from qa_dist.recipe import Recipe, Source, SourceSplit, form_of, source_splits
+from qa_dist.recipe_checks import show_value
 from qa_dist.records import BadRecordError, InputError, Passage
 from qa_dist.tasks import TASKS
 
-FORMAT = 1
+FORMAT = 2
 MIN_SHARD_QUESTIONS = 2000
 
 
@@ -54,10 +55,10 @@ class Plan:
     fingerprint: str
     facts: dict[str, Any]
     """All that the fingerprint covers."""
-    indexes: dict[str, RecordIndex]
-    """Of the files "train" and "dev" (where given)."""
+    indexes: list[dict[str, RecordIndex]]
+    """For each source, of the files "train" and "dev" (where given)."""
     num_questions: dict[str, int]
-    """Questions of each split."""
+    """Questions of each split of each source, by its name."""
 
     def prepared(self, num_shards: int, max_parallel: int) -> Prepared:
         """Return the prepared data: as many shards as there are if a split is complete, else
@@ -85,8 +86,7 @@ def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
     Raises InputError if a file is missing or malformed, or the encoder can't hold windows of this
     length.
     """
-    source = recipe.sources[0]
-    digests = _source_digests(source)
+    digests = _source_digests(recipe)
     limit, tokenizer = _read_encoder(recipe)
     if limit is not None and recipe.data.max_length_tokens > limit:
         raise InputError(
@@ -96,31 +96,43 @@ def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
         )
     settings = asdict(recipe.data)
     del settings["num_shards"]
-    chosen = asdict(source)
-    del chosen["train"], chosen["dev"]  # where a file lies doesn't matter, its bytes do
     facts = {
         "format": FORMAT,
-        "inputs": digests,
-        "source": chosen,
+        "sources": [
+            {"inputs": inputs, "source": _chosen(source), "form": form_of(recipe, source)}
+            for source, inputs in zip(recipe.sources, digests, strict=True)
+        ],
         "data": settings,
         "tokenizer": tokenizer,
     }
     fingerprint = hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:32]
     folder = prepared_root / fingerprint
-    indexes = {name: read_index(folder, source, name) for name in digests}
+    indexes = [
+        {file: read_index(folder, recipe, i, file) for file in inputs}
+        for i, inputs in enumerate(digests)
+    ]
     counts = {}
-    for split in _splits(source):
-        records, mask = choose(indexes, split, source)
-        index = indexes[file_of(split, source)]
-        counts[split] = int(index.num_questions[records].sum() if mask is None else mask.sum())
-        if counts[split] == 0:
-            raise InputError(
-                f"{getattr(source, file_of(split, source))}: has no questions for the split {split}"
-            )
+    for split in source_splits(recipe):
+        source, files = recipe.sources[split.source], indexes[split.source]
+        records, mask = choose(files, split.part, source)
+        index = files[file_of(split.part, source)]
+        num = int(index.num_questions[records].sum() if mask is None else mask.sum())
+        if num == 0:
+            path = getattr(source, file_of(split.part, source))
+            raise InputError(f"{path}: has no questions for the split {split.part}")
+        counts[split.name] = num
     plan = Plan(folder, fingerprint, facts, indexes, counts)
     if not _has_index(folder) or not all(plan._complete_counts(split) for split in counts):
         _check_can_write(prepared_root)
     return plan
+
+
+def _chosen(source: Source) -> dict[str, Any]:
+    """Return the settings of a source that its windows depend on."""
+    chosen = asdict(source)
+    for name in ("train", "dev", "weight"):  # where a file lies doesn't matter, its bytes do
+        del chosen[name]
+    return chosen
 
 
 def _read_encoder(recipe: Recipe) -> tuple[int | None, str]:
@@ -182,33 +194,33 @@ def save_plan(plan: Plan) -> None:
         if not _has_index(plan.folder):
             folder.mkdir(exist_ok=True)
             (folder / MARKER).unlink(missing_ok=True)
-            for name, index in plan.indexes.items():
-                path = folder / f"{name}.npz"
-                with replaced_file(path) as temporary, temporary.open("wb") as stream:
-                    np.savez(stream, **index.arrays())  # type: ignore[arg-type]
+            for number, files in enumerate(plan.indexes):
+                for file, index in files.items():
+                    path = folder / f"{number}-{file}.npz"
+                    with replaced_file(path) as temporary, temporary.open("wb") as stream:
+                        np.savez(stream, **index.arrays())  # type: ignore[arg-type]
             write_marker(folder)
     except OSError as error:
         raise not_written(plan.folder, error) from error
 
 
-def _splits(source: Source) -> list[str]:
-    return ["train", "dev"] + (["heldout"] if source.heldout_fraction else [])
+def file_of(part: str, source: Source) -> str:
+    """Return which file of a source holds "train", "heldout" or "dev"."""
+    return "dev" if part == "dev" and source.dev else "train"
 
 
-def file_of(split: str, source: Source) -> str:
-    return "dev" if split == "dev" and source.dev else "train"
-
-
-def _source_digests(source: Source) -> dict[str, str]:
-    """Return the digest of each file that is given; raise InputError with all that is wrong with
-    them."""
-    digests: dict[str, str] = {}
+def _source_digests(recipe: Recipe) -> list[dict[str, str]]:
+    """Return for each source the digest of each file that is given; raise InputError with all that
+    is wrong with them."""
+    digests: list[dict[str, str]] = []
     problems = []
-    for file in ("train", "dev") if source.dev else ("train",):
-        try:
-            digests[file] = source_digest(source, file)
-        except InputError as error:
-            problems.append(f"sources.0.{file}={error}")
+    for number, source in enumerate(recipe.sources):
+        digests.append({})
+        for file in ("train", "dev") if source.dev else ("train",):
+            try:
+                digests[-1][file] = source_digest(source, file)
+            except InputError as error:
+                problems.append(f"sources.{number}.{file}={error}")
     if problems:
         raise InputError("\n".join(problems))
     return digests
@@ -242,12 +254,12 @@ def open_source(source: Source, file: str, index: RecordIndex | None) -> Records
     return open_records(getattr(source, file), file, task.LEVELS, task.count_questions, index)
 
 
-def read_index(folder: Path, source: Source, file: str) -> RecordIndex:
-    """Return the saved index of a file, or make it by reading the file once."""
+def read_index(folder: Path, recipe: Recipe, number: int, file: str) -> RecordIndex:
+    """Return the saved index of a file of source `number`, or make it by reading the file once."""
     if _has_index(folder):
-        with np.load(folder / "index" / f"{file}.npz") as arrays:
+        with np.load(folder / "index" / f"{number}-{file}.npz") as arrays:
             return RecordIndex(**arrays)
-    return open_source(source, file, None).index
+    return open_source(recipe.sources[number], file, None).index
 
 
 def _has_index(folder: Path) -> bool:
@@ -275,22 +287,23 @@ def not_written(folder: Path, error: OSError) -> InputError:
 
 
 def choose(
-    indexes: Mapping[str, RecordIndex], split: str, source: Source
+    indexes: Mapping[str, RecordIndex], part: str, source: Source
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
-    """Return the records of a split, and a mask over the file's questions (None: all of them)."""
-    index = indexes[file_of(split, source)]
-    records = choose_records(index, split, source)
-    most = {"train": source.max_train_examples, "dev": source.max_dev_examples}.get(split, 0)
+    """Return the records of "train", "dev" or "heldout", and a mask over the file's questions
+    (None: all of them)."""
+    index = indexes[file_of(part, source)]
+    records = choose_records(index, part, source)
+    most = {"train": source.max_train_examples, "dev": source.max_dev_examples}.get(part, 0)
     return records, choose_questions(index, records, most, source.subset_seed)
 
 
-def sample_passages(recipe: Recipe, plan: Plan, split: str, num: int) -> Iterator[Passage]:
+def sample_passages(recipe: Recipe, plan: Plan, split: SourceSplit, num: int) -> Iterator[Passage]:
     """Yield the passages of up to `num` records of a split, evenly spread: what a forecast looks
     at."""
-    source = recipe.sources[0]
-    file = file_of(split, source)
-    records, _ = choose(plan.indexes, split, source)
-    opened = open_source(source, file, plan.indexes[file])
+    source, files = recipe.sources[split.source], plan.indexes[split.source]
+    file = file_of(split.part, source)
+    records, _ = choose(files, split.part, source)
+    opened = open_source(source, file, files[file])
     for number in records[:: max(1, len(records) // num)][:num].tolist():
         try:
             record = opened.read(number)

@@ -10,7 +10,7 @@ import errno
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,65 +20,28 @@ from numpy.typing import NDArray
 
 from qa_dist import faults
 from qa_dist.data.prepared import Prepared, read_prepared
-from qa_dist.data.shards import (
-    KIND_CLASS,
-    KIND_NULL,
-    KIND_SPAN,
-    Shard,
-    ShardWriter,
-    is_whole,
-)
+from qa_dist.data.shards import Shard, ShardWriter, is_whole
 from qa_dist.data.sources import Records
 from qa_dist.data.splits import question_offsets, split_records
-from qa_dist.data.tokenizer import LoadedTokenizer, load_tokenizer
 from qa_dist.files import (
     own_process,
     read_json,
     write_status,
 )
 from qa_dist.plan import choose, file_of, not_written, open_source, read_index, source_digest
-from qa_dist.recipe import Data, Recipe, Source, show_value
+from qa_dist.recipe import Data, Recipe, Source, SourceSplit, source_splits
+from qa_dist.recipe_checks import show_value
 from qa_dist.recipe_loading import load_saved_recipe
-from qa_dist.records import BadRecordError, Example, InputError, Passage
+from qa_dist.records import BadRecordError, InputError, Passage
 from qa_dist.run_dir import RunDir
-from qa_dist.tasks import TASKS, Task, ceiling_score
+from qa_dist.tasks import TASKS
 from qa_dist.tasks.fields import KEPT_REASONS
-from qa_dist.text.windows import (
-    TokenizedContext,
-    char_span_to_tokens,
-    cut_windows,
-    encode_contexts,
-    encode_questions,
-    is_in_window,
-    join_question,
-    question_limit,
-)
+from qa_dist.windowing import FIRST_IDS, Counts, load_maker
 
 _BATCH_PASSAGES = 64
-_FIRST_IDS = 5
 _NO_ROOM = {
     getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM")
 }
-
-
-@dataclass
-class _Counts:
-    """What is said about a shard at the end; the same however often it is made."""
-
-    examples: int = 0
-    windows: int = 0
-    without_answer: int = 0
-    cut_questions: int = 0
-    dropped: dict[str, list[Any]] = field(default_factory=dict)
-    """Reason -> [count, first ids]."""
-    ceiling: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    """Sums of EM and F1 of the targets themselves against the references."""
-
-    def drop(self, record_id: str, reason: str) -> None:
-        entry = self.dropped.setdefault(reason, [0, []])
-        entry[0] += 1
-        if len(entry[1]) < _FIRST_IDS:
-            entry[1].append(record_id)
 
 
 def elements(prepared: Prepared) -> list[tuple[str, int]]:
@@ -89,53 +52,54 @@ def elements(prepared: Prepared) -> list[tuple[str, int]]:
 def prepare_element(run: RunDir, element: int) -> None:
     """Make the shard of one array element; do nothing if it is there. Raises InputError."""
     recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
-    split, number = elements(prepared)[element]
+    name, number = elements(prepared)[element]
+    split = next(split for split in source_splits(recipe) if split.name == name)
     heartbeat = _Heartbeat(run.status_file("prepare", element))
-    if not is_whole(prepared.shards(split)[number]):
+    if not is_whole(prepared.shards(name)[number]):
         try:
             _prepare_shard(recipe, prepared, split, number, heartbeat)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
-            raise not_written(prepared.shards(split)[number], error) from error
+            raise not_written(prepared.shards(name)[number], error) from error
     heartbeat.finish()
 
 
 def _prepare_shard(
-    recipe: Recipe, prepared: Prepared, split: str, number: int, heartbeat: _Heartbeat
+    recipe: Recipe, prepared: Prepared, split: SourceSplit, number: int, heartbeat: _Heartbeat
 ) -> None:
-    source = recipe.sources[0]
-    file = file_of(split, source)
-    _check_unchanged(prepared, source, file)
-    index = read_index(prepared.folder, source, file)
-    records, mask = choose({file: index}, split, source)
-    mine = split_records(index, records, prepared.num_shards[split])[number]
-    tokenizer = load_tokenizer(recipe.model.name, recipe.model.lower_case)
-    maker = _ShardMaker(recipe.data, TASKS[source.task], tokenizer, split)
-    writer = ShardWriter(prepared.shards(split)[number], tokenizer.vocab_size)
+    source = recipe.sources[split.source]
+    file = file_of(split.part, source)
+    _check_unchanged(prepared, split, source, file)
+    index = read_index(prepared.folder, recipe, split.source, file)
+    records, mask = choose({file: index}, split.part, source)
+    mine = split_records(index, records, prepared.num_shards[split.name])[number]
+    reader = _Reader(recipe.data, source, split.part)
+    maker = load_maker(recipe, source, split.part, reader.counts)
+    writer = ShardWriter(prepared.shards(split.name)[number], maker.vocab_size)
     try:
         offsets = question_offsets(index)
-        passages = maker.read(open_source(source, file, index), mine, offsets, mask)
+        passages = reader.read(open_source(source, file, index), mine, offsets, mask)
         while batch := list(islice(passages, _BATCH_PASSAGES)):
             maker.add(writer, batch)
             faults.reach("prepare.batch", writer.num_windows)
-            heartbeat.beat(maker.num_read, len(mine), writer.num_windows)
-        maker.counts.windows = writer.num_windows
+            heartbeat.beat(reader.num_read, len(mine), writer.num_windows)
+        reader.counts.windows = writer.num_windows
         writer.finish(
             fingerprint=prepared.fingerprint,
-            split=split,
-            template=tokenizer.template.to_json(),
-            classes=list(maker.task.ANSWER_CLASSES),
-            counts=asdict(maker.counts),
+            split=split.name,
+            template=maker.template.to_json(),
+            classes=list(maker.classes),
+            counts=asdict(reader.counts),
         )
     except BaseException:
         writer.abandon()
         raise
 
 
-def _check_unchanged(prepared: Prepared, source: Source, file: str) -> None:
+def _check_unchanged(prepared: Prepared, split: SourceSplit, source: Source, file: str) -> None:
     """Refuse to mix bytes: the input must still be what the fingerprint was taken of."""
-    expected = read_json(prepared.folder / "facts.json")["inputs"][file]
+    expected = read_json(prepared.folder / "facts.json")["sources"][split.source]["inputs"][file]
     if source_digest(source, file) != expected:
         raise InputError(
             f"{getattr(source, file)}: was changed after this run was launched; launch again, and "
@@ -143,16 +107,12 @@ def _check_unchanged(prepared: Prepared, source: Source, file: str) -> None:
         )
 
 
-class _ShardMaker:
-    """Turns records into contexts, questions and windows."""
+class _Reader:
+    """Turns records into passages; counts what can't be used."""
 
-    def __init__(self, data: Data, task: Task, tokenizer: LoadedTokenizer, split: str) -> None:
-        self.data, self.task, self.tokenizer, self.split = data, task, tokenizer, split
-        self.num_special = tokenizer.template.num_special_tokens
-        self.hard_limit = question_limit(
-            data.max_length_tokens, data.window_overlap_tokens, self.num_special
-        )
-        self.counts = _Counts()
+    def __init__(self, data: Data, source: Source, part: str) -> None:
+        self.data, self.task, self.part = data, TASKS[source.task], part
+        self.counts = Counts()
         self.num_read = 0
 
     def read(
@@ -177,7 +137,7 @@ class _ShardMaker:
                 record,
                 records.group_name(number),
                 self._report,
-                for_training=self.split == "train",
+                for_training=self.part == "train",
             )
             examples = tuple(e for e in passage.examples if chosen is None or chosen[e.ordinal])
             if examples:
@@ -192,77 +152,6 @@ class _ShardMaker:
                 "out; either makes other data, so launch with fresh=true"
             )
         self.counts.drop(record_id, reason)
-
-    def add(self, writer: ShardWriter, passages: list[Passage]) -> None:
-        """Tokenise a batch of passages, each context and each distinct question once, and write
-        their windows."""
-        contexts = encode_contexts(self.tokenizer.backend, [p.context for p in passages])
-        keep = 2 * self.data.history_turns
-        segments = [
-            (*(e.history[-keep:] if keep else ()), e.question) for p in passages for e in p.examples
-        ]
-        token_ids = iter(
-            encode_questions(self.tokenizer.backend, segments, self.tokenizer.sep_text)
-        )
-        for passage, context in zip(passages, contexts, strict=True):
-            number = writer.add_context(
-                passage.context, context.token_ids, context.char_starts, context.char_ends
-            )
-            for example in passage.examples:
-                *history, question = next(token_ids)
-                tokens, num_cut = join_question(
-                    history,
-                    question,
-                    self.tokenizer.template.sep_id,
-                    self.data.max_question_tokens,
-                    self.hard_limit,
-                )
-                self.counts.cut_questions += num_cut > 0
-                self._add_example(writer, number, context, passage.context, example, tokens)
-
-    def _add_example(
-        self,
-        writer: ShardWriter,
-        context_number: int,
-        context: TokenizedContext,
-        text: str,
-        example: Example,
-        question: list[int],
-    ) -> None:
-        facts = {
-            "id": example.id,
-            "answers": list(example.answers),
-            "rule": example.rule,
-            "group": example.group,
-            "facets": example.facets,
-        }
-        number = writer.add_example(context_number, question, facts)
-        exact, f1 = ceiling_score(self.task, example, text)
-        self.counts.examples += 1
-        self.counts.ceiling[0] += exact
-        self.counts.ceiling[1] += f1
-        char_span = example.target.char_span
-        span = char_span_to_tokens(context, char_span) if char_span else None
-        room = self.data.max_length_tokens - self.num_special - len(question)
-        has_answer = False
-        for window in cut_windows(len(context.token_ids), room, self.data.window_overlap_tokens):
-            target = self._target(example, span, window)
-            has_answer |= target[0] != KIND_NULL
-            writer.add_window(
-                number, window, target, self.num_special + len(question) + window[1] - window[0]
-            )
-        self.counts.without_answer += not has_answer
-
-    def _target(
-        self, example: Example, span: tuple[int, int] | None, window: tuple[int, int]
-    ) -> tuple[int, int, int]:
-        """Return (kind, first token, last token): the answer only if all of it is in the window,
-        else null."""
-        if span is None or example.target.kind == "null" or not is_in_window(span, *window):
-            return KIND_NULL, 0, 0
-        if example.target.kind == "span":
-            return KIND_SPAN, *span
-        return KIND_CLASS + self.task.ANSWER_CLASSES.index(example.target.kind), *span
 
 
 class _Heartbeat:
@@ -307,7 +196,7 @@ def summarize(prepared: Prepared, split: str) -> dict[str, Any]:
         for reason, (num, first_ids) in count["dropped"].items():
             entry = dropped.setdefault(reason, [0, []])
             entry[0] += num
-            entry[1] = (entry[1] + first_ids)[:_FIRST_IDS]
+            entry[1] = (entry[1] + first_ids)[:FIRST_IDS]
     ids = Counter(shard.example(i)["id"] for shard in shards for i in range(shard.num_examples))
     return {
         "examples": num_examples,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 
-from qa_dist.recipe import Limits, check_fields, show_value
+from qa_dist.recipe_checks import Limits, check_fields, show_value
 
 WHERE = ("process", "local", "slurm")
 STAGES = ("prepare", "train", "evaluate", "aggregate")

@@ -1,27 +1,24 @@
-"""Every setting of an experiment: frozen dataclasses with defaults, units and checks.
+"""Every setting of an experiment: frozen dataclasses with defaults and units.
 
 Defaults live here only. A recipe is loaded as defaults <- YAML file <- command line (see
-recipe_loading.py). Nothing here reads files or imports torch. A check returns sentences that
-start with the full key, so that all that is wrong is said at once.
+recipe_loading.py) and checked by recipe_checks.py. Nothing here reads files or imports torch.
 """
 
 from __future__ import annotations
 
-import math
-import unicodedata
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
-TASKS = ("squad", "coqa", "prompted_qa")
-HEADS = ("span", "causal_lm")
+TASKS = ("squad", "coqa", "ner", "prompted_qa")
+HEADS = ("span", "span_crf", "causal_lm")
 PRECISIONS = ("auto", "bf16", "fp32")
 BAD_RECORD_POLICIES = ("skip", "stop")
 EVALUATE_WHEN = ("at_end", "each_checkpoint")
-QUANTIZATIONS = ("none", "nf4")
+MIXINGS = ("round_robin", "proportional", "temperature")
+BALANCES = ("fixed", "uncertainty", "gradnorm")
 OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw_8bit")
+QUANTIZATIONS = ("none", "nf4")
+FORMS = ("span", "tags", "text")
 ENGINES = ("ddp", "fsdp", "zero1", "zero2", "zero3")
-MAX_TEXT_CHARS = 4096  # Linux's PATH_MAX: longer than any path that can be opened
 
 
 @dataclass(frozen=True)
@@ -29,9 +26,10 @@ class Source:
     """One dataset: where its training and dev questions come from."""
 
     task: str = ""
-    """How files are read and scored: "squad" (SQuAD 1.1 and 2.0 JSON, or a hub name) or "coqa"."""
+    """How files are read and scored: "squad" (SQuAD 1.1 and 2.0 JSON, or a hub name), "coqa", "ner"
+    (CoNLL columns or parquet), "prompted_qa" (JSONL, or PubMedQA's JSON)."""
     train: str = ""
-    """A local JSON file, or a hub dataset's name such as "rajpurkar/squad_v2" (split "train")."""
+    """A local file, or a hub dataset's name such as "rajpurkar/squad_v2" (split "train")."""
     dev: str = ""
     """As `train` (a hub dataset's "validation"). Empty: `dev_fraction` of the training groups."""
     dev_fraction: float = 0.0
@@ -44,6 +42,8 @@ class Source:
     """Evaluate on so many questions, drawn at random; 0: all."""
     subset_seed: int = 0
     """Seeds the draws above and the choice of groups."""
+    weight: float = 1.0
+    """What its loss counts beside the other sources' (with train.balance=fixed)."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Data:
     """Question with its history; the history's oldest tokens go first, the question stays."""
     history_turns: int = 2
     """Earlier question-answer pairs shown before the question (CoQA)."""
+    document_context: bool = False
+    """NER: a sentence's window is filled up with its document's sentences around it."""
     on_bad_record: str = "skip"
     """"skip": drop, count and report records that can't be used; "stop": an error at the first."""
     num_shards: int = 0
@@ -71,7 +73,9 @@ class Model:
     name: str = ""
     """A hub name ("bert-base-uncased"), or a folder: config.json, safetensors, tokenizer files."""
     head: str = "span"
-    """"span": start and end logits over the tokens, and logits for the task's answer classes."""
+    """"span": start and end logits over the tokens, and logits for the task's answer classes;
+    "span_crf": a chain of labels O, B, I; "causal_lm": a language model that writes the answer.
+    A source of task ner has a head of its own, whatever this says."""
     lower_case: bool | None = None
     """Whether the tokenizer lower-cases; None: what the model's files say. SpanBERT needs false."""
     attention_dropout: float | None = 0.0
@@ -79,15 +83,17 @@ class Model:
     hidden_dropout: float | None = None
     """Dropout of hidden states; None: what the model's config says."""
     lora_rank: int = 0
-    """Rank of the adapters; 0: none, all weights are trained."""
+    """Rank of LoRA adapters on the linear layers, of which each source has its own; 0: none."""
     lora_alpha: float = 16.0
-    """Adapters' output is scaled by this over the rank."""
+    """Adapters are scaled by this / `lora_rank`."""
     lora_dropout: float = 0.0
-    """Dropout of the adapters' input."""
+    """Dropout before the adapters."""
+    freeze_encoder: bool = False
+    """Train heads and adapters only; a model with `quantization` is frozen anyhow."""
     quantization: str = "none"
-    """"nf4"."""
+    """"nf4": the frozen weights in 4 bits, double-quantised (QLoRA); "none": as they are."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward."""
+    """Compute activations again in the backward pass: less memory, a third more time."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,20 @@ class Train:
     """"ddp": all on each rank; sharded over ranks: "fsdp" all, DeepSpeed's "zero1" the moments,
     "zero2" gradients too, "zero3" weights too. A run may go on with another one."""
     optimizer: str = "adamw"
-    """"adamw", "adamw_8bit", "paged_adamw_8bit"."""
+    """"adamw"; on CUDA also "adamw_8bit" (moments in 8 bits) and "paged_adamw_8bit" (which may
+    leave the GPU), both plain AdamW on a CPU."""
+    mixing: str = "round_robin"
+    """Which source a step trains on, with several: in turn; "proportional" to their steps in an
+    epoch; or "temperature": to the (1 / `mixing_temperature`)th power of those."""
+    mixing_temperature: float = 2.0
+    """1 is proportional, the higher the more evenly."""
+    balance: str = "fixed"
+    """What weighs the sources' losses: "fixed" their `weight`; "uncertainty" learned variances
+    (Kendall et al. 2018); "gradnorm" equal rates of training (Chen et al. 2018)."""
+    gradient_cosine_every_steps: int = 0
+    """Write the cosine between the sources' gradients each so many steps; 0: never."""
+    only: str = "all"
+    """Train on this source alone, called by its task: a single-task baseline; "all": on all."""
     seed: int = 42
     """Seeds order, dropout and the new head's weights."""
     checkpoint_every_steps: int = 500
@@ -150,6 +169,12 @@ class Evaluation:
     """Most tokens, padding included, in one forward pass."""
     num_resamples: int = 1000
     """Bootstrap resamples behind each interval."""
+    own_history: bool = True
+    """CoQA: score a second time with the model's own answers as history."""
+    max_new_tokens: int = 128
+    """Longest answer that a causal_lm writes."""
+    tie_margin: float = 0.05
+    """Keyword overlaps of base and tuned model closer than this are a tie."""
 
 
 @dataclass(frozen=True)
@@ -165,183 +190,54 @@ class Recipe:
     evaluation: Evaluation = field(default_factory=Evaluation)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a number may be; an open bound is not itself let in."""
-
-    low: float
-    high: float
-    what: str
-    low_open: bool = False
-    high_open: bool = False
-
-    def holds(self, value: float) -> bool:
-        low = value > self.low if self.low_open else value >= self.low
-        high = value < self.high if self.high_open else value <= self.high
-        return low and high  # both False for nan
-
-    def __str__(self) -> str:
-        low = f"more than {self.low}" if self.low_open else f"at least {self.low}"
-        high = f"less than {self.high}" if self.high_open else f"at most {self.high}"
-        return f"{self.what}, {low} and {high}"
-
-
-_SHARE = Limits(0, 1, "a share", high_open=True)
-_MANY = 10**9  # of steps or examples: more than anyone has, and it still fits where int32 is used
-_SEED = Limits(0, 2**32 - 1, "a whole number")
-
-LIMITS = {
-    "sources.dev_fraction": _SHARE,
-    "sources.heldout_fraction": _SHARE,
-    "sources.max_train_examples": Limits(0, _MANY, "a number of questions"),
-    "sources.max_dev_examples": Limits(0, _MANY, "a number of questions"),
-    "sources.subset_seed": _SEED,
-    "data.max_length_tokens": Limits(8, 65535, "a number of tokens"),
-    "data.window_overlap_tokens": Limits(0, 65536, "a number of tokens"),
-    "data.max_question_tokens": Limits(1, 65536, "a number of tokens"),
-    "data.history_turns": Limits(0, 1000, "a number of turns"),
-    "data.num_shards": Limits(0, 99999, "a number of files"),
-    "model.attention_dropout": _SHARE,
-    "model.hidden_dropout": _SHARE,
-    "train.epochs": Limits(0, 10000, "a number of passes", low_open=True),
-    "train.max_steps": Limits(0, _MANY, "a number of steps"),
-    "train.batch_windows": Limits(1, 1_000_000, "a number of windows"),
-    "train.micro_batch_tokens": Limits(8, _MANY, "a number of tokens"),
-    "train.min_micro_batches_per_step": Limits(1, 1_000_000, "a number of micro-batches"),
-    "train.learning_rate": Limits(0, 1, "a rate", low_open=True, high_open=True),
-    "train.warmup_steps": Limits(0, _MANY, "a number of steps"),
-    "train.warmup_fraction": _SHARE,
-    "train.weight_decay": Limits(0, 1, "a rate", high_open=True),
-    "train.adam_epsilon": Limits(0, 1, "a number", low_open=True, high_open=True),
-    "train.clip_norm": Limits(0, 1e6, "a gradient norm"),
-    "train.seed": _SEED,
-    "train.checkpoint_every_steps": Limits(1, _MANY, "a number of steps"),
-    "train.keep_checkpoints": Limits(1, 100_000, "a number of checkpoints"),
-    "train.log_every_steps": Limits(1, _MANY, "a number of steps"),
-    "train.validation_windows": Limits(0, _MANY, "a number of windows"),
-    "evaluation.n_best": Limits(1, 1000, "a number of candidates"),
-    "evaluation.max_answer_tokens": Limits(1, 65536, "a number of tokens"),
-    "evaluation.batch_tokens": Limits(8, _MANY, "a number of tokens"),
-    "evaluation.num_resamples": Limits(1, 1_000_000, "a number of resamples"),
-}
-CHOICES = {
-    "sources.task": TASKS,
-    "data.on_bad_record": BAD_RECORD_POLICIES,
-    "model.head": HEADS,
-    "train.precision": PRECISIONS,
-    "train.engine": ENGINES,
-    "evaluation.when": EVALUATE_WHEN,
-}
-
-
-def check_recipe(recipe: Recipe) -> list[str]:
-    """Return a sentence for each thing wrong with `recipe`; it starts with `<full key>=<value>`."""
-    faults = [*_check_sources(recipe)]
-    for section in ("data", "model", "train", "evaluation"):
-        faults += check_fields(f"{section}.", section, getattr(recipe, section))
-    if not recipe.model.name:
-        faults.append("model.name=: expected a hub name or a folder; give model.name=...")
-    return [*faults, *_check_windowing(recipe.data), *_check_steps(recipe)]
-
-
 def is_periodic(step: int, every: int, last: int) -> bool:
     """Return whether a checkpoint belongs to the run's course, each `every` steps and after the
     last; others were written because of a stop."""
     return step % every == 0 or step == last
 
 
-def text_fault(text: str) -> str:
-    """Return why `text` can't be a value ("" if it can): values end up in logs, JSON and jobs."""
-    if len(text) > MAX_TEXT_CHARS:
-        return f"expected at most {MAX_TEXT_CHARS} characters, not {len(text)}"
-    # Cc, Cf: control and invisible ones; Zl, Zp: line ends; Cs: half a surrogate, can't be written
-    if any(unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs") for c in text):
-        return "expected no line breaks, control or invisible characters"
-    return ""
+def form_of(recipe: Recipe, source: Source) -> str:
+    """Return how a source is windowed, trained and scored: "span" (an answer's place in the
+    context), "tags" (a label for each word) or "text" (written by a language model)."""
+    if recipe.model.head == "causal_lm":
+        return "text"
+    return "tags" if source.task == "ner" else "span"
 
 
-def show_value(value: object) -> str:
-    """Return `value` for a message: on one line, and no longer than a line."""
-    text = "null" if value is None else str(value)
-    shown = text if text.isprintable() else repr(text)
-    return shown if len(shown) <= 80 else shown[:60] + "..." + shown[-10:]
+@dataclass(frozen=True)
+class SourceSplit:
+    """One split of one source: what shards are named after."""
+
+    name: str
+    """"train", "dev" or "heldout"; where there are several sources, "ner.train"."""
+    source: int
+    """The source's place in the recipe."""
+    part: str
+    """"train", "dev" or "heldout"."""
 
 
-def check_fields(
-    prefix: str,
-    section: str,
-    part: Any,
-    all_limits: Mapping[str, Limits] = LIMITS,
-    all_choices: Mapping[str, tuple[str, ...]] = CHOICES,
-) -> Iterator[str]:
-    """Yield a sentence for each field of a dataclass out of its limits or choices."""
-    for item in fields(part):
-        value = getattr(part, item.name)
-        table_key = f"{section}.{item.name}"
-        given = f"{prefix}{item.name}={show_value(value)}"
-        limits, choices = all_limits.get(table_key), all_choices.get(table_key)
-        if isinstance(value, str) and (fault := text_fault(value)):
-            yield f"{given}: {fault}"
-        elif choices and value not in choices:
-            yield f"{given}: expected one of {', '.join(choices)}"
-        elif limits and value is not None and not (math.isfinite(value) and limits.holds(value)):
-            yield f"{given}: expected {limits}"
+def source_names(recipe: Recipe) -> list[str]:
+    """Return what each source is called: its task; of several with one task, "squad", "squad2"."""
+    tasks = [source.task for source in recipe.sources]
+    counts = [tasks[: i + 1].count(task) for i, task in enumerate(tasks)]
+    return [f"{t}{n}" if n > 1 else t for t, n in zip(tasks, counts, strict=True)]
 
 
-def _check_sources(recipe: Recipe) -> Iterator[str]:
-    if not recipe.sources:
-        yield "sources=[]: expected one source; give sources.0.task=..., .train=... and .dev=..."
-    if len(recipe.sources) > 1 and recipe.model.head == "span":
-        given = f"sources=[{len(recipe.sources)} of them]"
-        yield f"{given}: expected exactly one with model.head=span; make a recipe for each"
-    for index, source in enumerate(recipe.sources):
-        key = f"sources.{index}"
-        yield from check_fields(f"{key}.", "sources", source)
-        if not source.train:
-            yield f"{key}.train=: expected a JSON file or a hub name; give {key}.train=..."
-        if not source.dev and source.dev_fraction == 0:
-            other = f"{key}.dev_fraction=0.1 to split the training groups"
-            yield f"{key}.dev=: expected a JSON file or a hub name to score; give it, or {other}"
-        if source.dev and source.dev_fraction > 0:
-            given = f"{key}.dev_fraction={source.dev_fraction}"
-            yield f"{given}: expected 0 where {key}.dev is given; leave one of the two out"
-        if source.dev_fraction + source.heldout_fraction >= 1:
-            yield (
-                f"{key}.heldout_fraction={source.heldout_fraction}: expected less than 1 together"
-                f" with {key}.dev_fraction={source.dev_fraction}; lower one, to leave some to train"
-            )
+def source_splits(recipe: Recipe) -> list[SourceSplit]:
+    """Return the splits of all sources, in order."""
+    names, splits = source_names(recipe), []
+    for i, source in enumerate(recipe.sources):
+        prefix = f"{names[i]}." if len(names) > 1 else ""
+        parts = ("train", "dev", "heldout") if source.heldout_fraction else ("train", "dev")
+        splits += [SourceSplit(prefix + part, i, part) for part in parts]
+    return splits
 
 
-def _check_windowing(data: Data) -> Iterator[str]:
-    """The limits of text/windows.py, said before anything is tokenised."""
-    length, overlap = data.max_length_tokens, data.window_overlap_tokens
-    if overlap >= length:
-        wanted = f"less than data.max_length_tokens={length}; a third of it is usual"
-        yield f"data.window_overlap_tokens={overlap}: expected {wanted}"
-        return
-    # beside the question: 4 special tokens at most (RoBERTa), the overlap, and new context tokens
-    new_tokens = max(1, (length - overlap) // 8)
-    limit = length - 4 - overlap - new_tokens
-    if limit < data.max_question_tokens:
-        yield (
-            f"data.max_question_tokens={data.max_question_tokens}: expected at most {limit} with"
-            f" data.max_length_tokens={length} and data.window_overlap_tokens={overlap}, as 4"
-            f" special and {new_tokens} new context tokens must fit too; lower it or the overlap"
-        )
+def trained_sources(recipe: Recipe) -> list[int]:
+    """Return the places of the sources that this run trains on and is scored on."""
+    return [i for i, name in enumerate(source_names(recipe)) if recipe.train.only in ("all", name)]
 
 
-def _check_steps(recipe: Recipe) -> Iterator[str]:
-    train, length = recipe.train, recipe.data.max_length_tokens
-    if train.min_micro_batches_per_step > train.batch_windows:
-        given = f"train.min_micro_batches_per_step={train.min_micro_batches_per_step}"
-        yield f"{given}: expected at most train.batch_windows={train.batch_windows}; lower it"
-    if 0 < train.max_steps <= train.warmup_steps:
-        given = f"train.warmup_steps={train.warmup_steps}"
-        yield f"{given}: expected less than train.max_steps={train.max_steps}; lower it"
-    for key, tokens in (
-        ("train.micro_batch_tokens", train.micro_batch_tokens),
-        ("evaluation.batch_tokens", recipe.evaluation.batch_tokens),
-    ):
-        if tokens < length:
-            limit = f"at least data.max_length_tokens={length}, as one window must fit"
-            yield f"{key}={tokens}: expected {limit}; raise it, or lower the length"
+def split_part(name: str) -> str:
+    """Return "train", "dev" or "heldout" of a split's name."""
+    return name.rpartition(".")[2]

@@ -14,10 +14,12 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from qa_dist.recipe import Recipe, show_value
+from qa_dist.recipe import Recipe
+from qa_dist.recipe_checks import show_value
 
 OTHER_NAMES = {
     "lr": "train.learning_rate",
+    "history": "data.history_turns",
     "batch_size": "train.batch_windows",
     "per_device_train_batch_size": "train.batch_windows",
     "num_train_epochs": "train.epochs",

@@ -19,7 +19,8 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 from omegaconf import OmegaConf
 
 from qa_dist.profile import Profile, check_profile
-from qa_dist.recipe import Recipe, check_recipe, show_value, text_fault
+from qa_dist.recipe import Recipe
+from qa_dist.recipe_checks import check_recipe, show_value, text_fault
 from qa_dist.recipe_fields import did_you_mean, find_slot, leaf_paths, plain_path, slot_path
 from qa_dist.recipe_reading import Reading, put_value, read_text, read_yaml
 from qa_dist.records import InputError
@@ -31,8 +32,8 @@ MAY_CHANGE = {
     "train.checkpoint_every_steps": "which steps are kept; saving draws no random numbers",
     "train.keep_checkpoints": "which steps are kept",
     "train.engine": "where weights and moments lie; checkpoints hold them whole",
-    "sources.0.train": "the bytes count, not where they lie; the fingerprint covers them",
-    "sources.0.dev": "the same",
+    "sources.*.train": "the bytes count, not where they lie; the fingerprint covers them",
+    "sources.*.dev": "the same",
     "data.num_shards": "the content of prepared data doesn't depend on it (design 6)",
     "evaluation.*": "evaluation reads checkpoints and never touches training",
 }
@@ -45,6 +46,7 @@ be compared and the best checkpoint is chosen by them.
 """
 
 _T = TypeVar("_T")
+_SOURCE_NUMBER = re.compile(r"(?<=^sources)\.[0-9]+\.")
 _SOURCE = re.compile(r"sources\.[0-9]{1,3}(\.|$)")
 
 # ---- the front doors
@@ -147,7 +149,8 @@ def recipe_difference(
     old, new = _flat(asdict(saved)), _flat(asdict(asked))
     lines = []
     for path in dict.fromkeys([*old, *new]):
-        may_change = path in changeable or f"{path.partition('.')[0]}.*" in changeable
+        patterns = {path, f"{path.partition('.')[0]}.*", _SOURCE_NUMBER.sub(".*.", path)}
+        may_change = not patterns.isdisjoint(changeable)
         before, after = old.get(path, "(none)"), new.get(path, "(none)")
         if before != after and not may_change:
             lines.append(f"{path}: {before} -> {after}")

@@ -16,7 +16,7 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 from omegaconf import BooleanNode, FloatNode, IntegerNode, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
-from qa_dist.recipe import show_value, text_fault
+from qa_dist.recipe_checks import show_value, text_fault
 from qa_dist.recipe_fields import (
     Slot,
     did_you_mean,

@@ -60,11 +60,15 @@ class Example:
     """All references for scoring, as the official script sees them; empty: unanswerable (SQuAD
     2.0)."""
     rule: str
-    """Scoring rule of text/metrics.py: "squad_v1", "squad_v2" or "coqa"."""
+    """Scoring rule: "squad_v1", "squad_v2" or "coqa" of text/metrics.py; "ner", "prompted"."""
     group: str
     """The unit of held-out splits and of the bootstrap: article title, story id."""
     ordinal: int = 0
     """Its place among the questions of its record, from 0."""
+    words: tuple[tuple[int, int], ...] = ()
+    """NER: where each word of the sentence stands in the context."""
+    tags: tuple[str, ...] = ()
+    """NER: the label of each word in IOB2, "B-PER"."""
     facets: dict[str, str] = field(default_factory=dict)
     """What reports are broken down by, e.g. {"domain": "mctest", "turn": "3", "answer_type":
     "yes"}."""

@@ -12,7 +12,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from qa_dist.recipe import CHOICES, Recipe, show_value
+from qa_dist.recipe import Recipe
+from qa_dist.recipe_checks import CHOICES, show_value
 from qa_dist.recipe_fields import Slot, find_slot, plain_path
 from qa_dist.recipe_loading import COMMAND_LINE, ProblemsError
 from qa_dist.recipe_reading import Reading, parse_value, put_value
@@ -75,7 +76,7 @@ def _is_list(path: str, slot: Slot, text: str) -> bool:
             return not Path(text).exists()
         except (OSError, ValueError):  # too long, or no path at all
             return True
-    return slot.takes is not str or re.sub(r"\.\d+\.", ".", path) in CHOICES
+    return slot.takes is not str or re.sub(r"\.\d+\.", ".", path) in {*CHOICES, "train.only"}
 
 
 def _read_list(

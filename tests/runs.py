@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,22 +125,20 @@ def add_noisy_checkpoint(run: RunDir, step: int = 8, seed: int = 3) -> None:
     from qa_dist.checkpoint import save_checkpoint
     from qa_dist.data.collate import collate
     from qa_dist.data.prepared import read_prepared, read_template
-    from qa_dist.models.span import build_model
-    from qa_dist.tasks import TASKS
+    from qa_dist.models import build_model
+    from qa_dist.tasks import null_class
 
     recipe = load_saved_recipe(run.recipe)
-    num_classes = len(TASKS[recipe.sources[0].task].ANSWER_CLASSES)
-    model = build_model(recipe.model, num_classes, seed).eval()
+    recipe = replace(recipe, train=replace(recipe.train, seed=seed))
     split = read_prepared(run).open("dev")
-    batch = collate(
-        split, range(split.num_windows), read_template(split), 2 if num_classes else None
-    )
+    model: Any = build_model(recipe, [split.classes]).eval()
+    windows, absent = range(split.num_windows), null_class(recipe, recipe.sources[0])
+    batch = collate(split, windows, read_template(split), absent)
     with torch.no_grad():
-        model.qa_outputs.weight *= 40
-        ids, types, mask = batch.input_ids, batch.token_type_ids, batch.attention_mask
-        first = model.encoder(input_ids=ids, token_type_ids=types, attention_mask=mask)[0][:, 0]
-        if model.class_outputs is not None:  # all questions' first tokens are nearly the same
-            head = model.class_outputs
+        model.heads[0].qa_outputs.weight *= 40
+        first = model.hidden(batch)[:, 0]
+        head = model.heads[0].class_outputs
+        if head is not None:  # all questions' first tokens are nearly the same
             head.weight *= 6 / (first @ head.weight.T).std(0, keepdim=True).T
             head.bias.copy_(8 - (first @ head.weight.T).mean(0))
     facts = read_json(run.run_json)

@@ -19,13 +19,13 @@ from prepared_data import (
 )
 
 from qa_dist import plan as planning
-from qa_dist import prepare as stage
 from qa_dist.data.tokenizer import load_tokenizer
 from qa_dist.files import MARKER
 from qa_dist.plan import Plan, make_plan, save_plan
 from qa_dist.recipe import Recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
+from qa_dist.windowing import span
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ _load_once = cache(load_tokenizer)
 @pytest.fixture(autouse=True)
 def load_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Load a tokenizer once in this file, not for each of some hundred shards."""
-    monkeypatch.setattr(stage, "load_tokenizer", _load_once)
+    monkeypatch.setattr(span, "load_tokenizer", _load_once)
 
 
 def test_as_many_shards_as_there_are_questions_at_most(encoder: Path, tmp_path: Path) -> None:
@@ -134,8 +134,8 @@ def test_the_saved_index_is_used_again(
     save_plan(plan)
     monkeypatch.setattr(planning, "open_source", None)  # reading the data again would fail
     again = make_plan(recipe, tmp_path)
-    for name, values in plan.indexes["train"].arrays().items():
-        assert np.array_equal(values, again.indexes["train"].arrays()[name])
+    for name, values in plan.indexes[0]["train"].arrays().items():
+        assert np.array_equal(values, again.indexes[0]["train"].arrays()[name])
     assert again.num_questions == plan.num_questions
 
 
@@ -144,7 +144,7 @@ def test_what_a_killed_launch_left_of_the_plan_is_mended(
     recipe: Recipe, tmp_path: Path, damage: str
 ) -> None:
     _, prepared = open_run(tmp_path, recipe)
-    index = prepared.folder / "index" / "train.npz"
+    index = prepared.folder / "index" / "0-train.npz"
     whole = index.read_bytes()
     if damage == "facts":
         (prepared.folder / "facts.json").unlink()
@@ -176,5 +176,5 @@ def test_the_plan_holds_no_more_than_paths_and_numbers(recipe: Recipe, tmp_path:
     assert isinstance(plan, Plan)
     assert plan.num_questions == {"train": 24, "dev": 12, "heldout": 12}
     assert plan.folder == tmp_path / plan.fingerprint and len(plan.fingerprint) == 32
-    assert plan.facts["inputs"].keys() == {"train"}
+    assert plan.facts["sources"][0]["inputs"].keys() == {"train"}
     assert RunDir(tmp_path).status_file("prepare", 0).name == "prepare-0.json"

@@ -28,6 +28,7 @@ from qa_dist.files import MARKER, read_json
 from qa_dist.prepare import elements, prepare_element, summarize
 from qa_dist.recipe import Recipe
 from qa_dist.records import InputError
+from qa_dist.windowing import span
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ _load_once = cache(load_tokenizer)
 @pytest.fixture(autouse=True)
 def load_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Load a tokenizer once in this file, not for each of some hundred shards."""
-    monkeypatch.setattr(stage, "load_tokenizer", _load_once)
+    monkeypatch.setattr(span, "load_tokenizer", _load_once)
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_a_finished_shard_is_left_alone(recipe: Recipe, tmp_path: Path) -> None:
 
 def test_a_damaged_index_does_not_stop_a_worker(recipe: Recipe, tmp_path: Path) -> None:
     run, prepared = open_run(tmp_path, recipe)
-    index = prepared.folder / "index" / "train.npz"
+    index = prepared.folder / "index" / "0-train.npz"
     data = bytearray(index.read_bytes())
     data[len(data) // 2] ^= 1
     index.write_bytes(data)

@@ -15,7 +15,7 @@ from qa_dist.cluster.submit import Place
 from qa_dist.data.prepared import Prepared
 from qa_dist.data.tokenizer import read_model_config
 from qa_dist.plan import Plan, sample_passages
-from qa_dist.recipe import Recipe
+from qa_dist.recipe import Recipe, SourceSplit, source_splits, trained_sources
 from qa_dist.text.windows import cut_windows
 
 _CHARS_PER_TOKEN = 4.4  # English, WordPiece of 30,000: SQuAD's contexts have 4.3 to 4.6
@@ -27,17 +27,29 @@ def print_forecast(
     recipe: Recipe, place: Place, plan: Plan, prepared: Prepared, stages: Sequence[str]
 ) -> None:
     """Print the stages with their elements, and about how much there is to do."""
+    splits = source_splits(recipe)
     windows = {
-        split: round(num * windows_per_question(recipe, plan, split))
-        for split, num in plan.num_questions.items()
+        split.name: round(
+            plan.num_questions[split.name] * windows_per_question(recipe, plan, split)
+        )
+        for split in splits
     }
-    steps_per_epoch = math.ceil(windows["train"] / recipe.train.batch_windows)
+    trained = trained_sources(recipe)
+    steps_per_epoch = sum(
+        math.ceil(windows[split.name] / recipe.train.batch_windows)
+        for split in splits
+        if split.part == "train" and split.source in trained
+    )
     steps = recipe.train.max_steps or max(1, round(recipe.train.epochs * steps_per_epoch))
     checkpoints = math.ceil(steps / recipe.train.checkpoint_every_steps)
     if recipe.evaluation.when == "at_end":
         checkpoints = min(checkpoints, recipe.train.keep_checkpoints + 1)
     shards = sum(prepared.num_shards.values())
-    num_eval = (shards - prepared.num_shards["train"]) * checkpoints
+    num_eval = checkpoints * sum(
+        prepared.num_shards[split.name]
+        for split in splits
+        if split.part != "train" and split.source in trained
+    )
     missing = sum(len(prepared.missing(split)) for split in prepared.num_shards)
     elements = {
         "prepare": f"{shards} shards, {missing} to make, {place.max_parallel} at once; "
@@ -59,7 +71,7 @@ def print_forecast(
     print("dry run: nothing was written")
 
 
-def windows_per_question(recipe: Recipe, plan: Plan, split: str) -> float:
+def windows_per_question(recipe: Recipe, plan: Plan, split: SourceSplit) -> float:
     """Return about how many windows a question of a split has, from a sample of its records."""
     data = recipe.data
     num_questions = num_windows = 0

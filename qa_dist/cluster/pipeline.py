@@ -31,7 +31,7 @@ from qa_dist.plan import Plan, save_plan
 from qa_dist.prepare import elements as prepare_elements
 from qa_dist.prepare import summarize
 from qa_dist.profile import STAGES, Profile
-from qa_dist.recipe import Recipe
+from qa_dist.recipe import Recipe, split_part
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, check_private_folder
 
@@ -148,7 +148,9 @@ def most_evaluations(recipe: Recipe, prepared: Prepared) -> int:
     checkpoints = train.keep_checkpoints + 1
     if train.max_steps:
         checkpoints = min(checkpoints, -(-train.max_steps // train.checkpoint_every_steps))
-    return checkpoints * sum(n for split, n in prepared.num_shards.items() if split != "train")
+    return checkpoints * sum(
+        n for split, n in prepared.num_shards.items() if split_part(split) != "train"
+    )
 
 
 def _missing(run: RunDir, prepared: Prepared) -> dict[str, Callable[[], Sequence[int]]]:

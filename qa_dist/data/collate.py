@@ -9,15 +9,19 @@ and no order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from qa_dist.data.order import PAD_MULTIPLE
-from qa_dist.data.shards import KIND_CLASS, KIND_NULL, KIND_SPAN, Shard, Split
+from qa_dist.data.shards import KIND_CLASS, KIND_NULL, KIND_SPAN, NO_LABEL, Shard, Split
 from qa_dist.text.windows import PairTemplate
+
+Positions = np.ndarray[tuple[int], np.dtype[np.int64]]
+NO_TARGET = -100
+"""Of a token without a label: what torch's cross-entropy leaves out."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,11 @@ class Batch:
     candidate_mask: torch.Tensor  # (B, T) bool: where a span may start or end
     starts: torch.Tensor  # (B,) int64: target position, or T + k for answer class k
     ends: torch.Tensor  # (B,) int64
-    context_at: np.ndarray[
-        tuple[int], np.dtype[np.int64]
-    ]  # (B,) position of the first context token
-    context_from: np.ndarray[tuple[int], np.dtype[np.int64]]  # (B,) its number in the context
-    lengths: np.ndarray[tuple[int], np.dtype[np.int64]]  # (B,) real tokens of each window
+    labels: torch.Tensor | None  # (B, T) int64, NO_TARGET elsewhere; form "tags" only
+    nulls_at: Positions  # (B,) where "not in this window" stands, as in `starts`
+    context_at: Positions  # (B,) position of the first context token
+    context_from: Positions  # (B,) its number in the context
+    lengths: Positions  # (B,) real tokens of each window
 
     @property
     def num_tokens(self) -> int:
@@ -45,18 +49,12 @@ class Batch:
         """Return the batch on `device`."""
         if device.type == "cpu":
             return self
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("input_ids", "token_type_ids", "candidate_mask", "starts", "ends")
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, torch.Tensor)
         }
-        mask = self.attention_mask
-        moved["attention_mask"] = None if mask is None else mask.to(device, non_blocking=True)
-        return Batch(
-            **moved,
-            context_at=self.context_at,
-            context_from=self.context_from,
-            lengths=self.lengths,
-        )
+        return replace(self, **moved)
 
 
 def collate(
@@ -68,7 +66,8 @@ def collate(
 ) -> Batch:
     """Return the tensors of the windows with these global numbers.
 
-    `null_class`: the answer class that stands for "not in this window"; None: the CLS token does.
+    `null_class`: the answer class that stands for "not in this window" (0 where there is no such
+    thing); None: the CLS token does.
     `pad_multiple`: T is the longest window's length, rounded up to a multiple of this.
     """
     rows = [split.locate(int(w)) for w in windows]
@@ -80,13 +79,19 @@ def collate(
     real = np.zeros(size, dtype=bool)
     candidates = np.zeros(size, dtype=bool)
     targets = np.empty((2, len(rows)), dtype=np.int64)
+    nulls_at = np.empty(len(rows), dtype=np.int64)
     context_at = np.empty(len(rows), dtype=np.int64)
     context_from = np.empty(len(rows), dtype=np.int64)
+    labels = None
+    if len(rows[0][0]["context_labels"]):
+        labels = np.full(size, NO_TARGET, dtype=np.int64)
     for i, (shard, row) in enumerate(rows):
         at, length = _assemble(shard, row, template, ids[i], types[i])
         start, end = int(shard["window_from"][row]), int(shard["window_to"][row])
         real[i, :length] = True
         candidates[i, at : at + end - start] = True
+        if labels is not None:
+            _put_labels(shard, row, labels[i], at - start)
         context_at[i], context_from[i] = at, start
         kind = int(shard["window_kind"][row])
         if kind == KIND_SPAN:
@@ -95,10 +100,12 @@ def collate(
         elif kind >= KIND_CLASS:
             targets[:, i] = width + kind - KIND_CLASS
         if null_class is None:
-            null_at = template.null_position % length  # negative: counted from the window's end
+            nulls_at[i] = null_at = (
+                template.null_position % length
+            )  # negative: counted from the window's end
             candidates[i, null_at] = True
         else:
-            null_at = width + null_class
+            nulls_at[i] = null_at = width + null_class
         if kind == KIND_NULL:
             targets[:, i] = null_at
     return Batch(
@@ -108,6 +115,8 @@ def collate(
         candidate_mask=torch.from_numpy(candidates),
         starts=torch.from_numpy(targets[0]),
         ends=torch.from_numpy(targets[1]),
+        labels=None if labels is None else torch.from_numpy(labels),
+        nulls_at=nulls_at,
         context_at=context_at,
         context_from=context_from,
         lengths=real.sum(axis=1),
@@ -118,8 +127,8 @@ def _assemble(
     shard: Shard,
     row: int,
     template: PairTemplate,
-    ids: np.ndarray[tuple[int], np.dtype[np.int64]],
-    types: np.ndarray[tuple[int], np.dtype[np.int64]],
+    ids: Positions,
+    types: Positions,
 ) -> tuple[int, int]:
     """Fill one row of ids and types; return where the context starts and the window's length."""
     example = int(shard["window_example"][row])
@@ -139,3 +148,11 @@ def _assemble(
         types[position : position + len(part)] = type_id
         position += len(part)
     return context_at, position
+
+
+def _put_labels(shard: Shard, row: int, labels: Positions, shift: int) -> None:
+    """Fill one row's labels: those of the tokens that this window answers for."""
+    context = int(shard["example_context"][shard["window_example"][row]])
+    first, last = int(shard["window_start"][row]), int(shard["window_end"][row])
+    known = shard.labels(context)[first : last + 1].astype(np.int64)
+    labels[first + shift : last + 1 + shift] = np.where(known == NO_LABEL, NO_TARGET, known)

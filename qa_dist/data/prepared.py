@@ -28,7 +28,8 @@ class Prepared:
     """prepared/<fingerprint>"""
     fingerprint: str
     num_shards: dict[str, int]
-    """Shards of each split that the run uses: train, dev, and heldout where there is one."""
+    """Shards of each split: train, dev, and heldout where there is one; of several sources
+    "ner.train" ..."""
 
     def shards(self, split: str) -> list[Path]:
         """Return the folders of a split's shards, in order."""
@@ -38,6 +39,12 @@ class Prepared:
     def elements(self) -> list[tuple[str, int]]:
         """Return (split, shard) of each element of the prepare array, in order."""
         return [(split, i) for split, num in self.num_shards.items() for i in range(num)]
+
+    def classes(self, split: str) -> list[str]:
+        """Return the names of a split's answer classes, or of the labels of its words."""
+        from qa_dist.data.shards import Shard
+
+        return list(Shard(self.shards(split)[0]).marker["classes"])
 
     def missing(self, split: str) -> list[Path]:
         """Return the shards of a split that aren't finished."""

@@ -43,12 +43,13 @@ _DTYPES: dict[str, str] = {
     "context_tokens_offsets": "uint64",
     "char_starts": "uint32",  # per context token: its first code point in the context
     "char_ends": "uint32",  # and the one after its last
+    "context_labels": "uint8",  # form "tags": per context token the number of its label
     "context_text": "uint8",  # UTF-8
     "context_text_offsets": "uint64",
     "question_tokens": "tokens",
     "question_tokens_offsets": "uint64",
     "example_context": "uint32",
-    "example_json": "uint8",  # id, answers, rule, group, facets: one JSON object each
+    "example_json": "uint8",  # id, answers, rule, group, facets ...: one JSON object each
     "example_json_offsets": "uint64",
     "window_example": "uint32",
     "window_from": "uint32",  # half-open slice of the context's tokens
@@ -57,7 +58,10 @@ _DTYPES: dict[str, str] = {
     "window_start": "uint32",  # the span's first and last token, counted in the context
     "window_end": "uint32",
     "window_length": "uint16",  # tokens, question and special ones included
+    "window_targets": "uint32",  # what the loss is divided by: spans, labelled words, tokens
 }
+NO_LABEL = 255
+"""In context_labels: a token that isn't the first of a word."""
 
 KIND_SPAN, KIND_NULL, KIND_CLASS = 0, 1, 2
 
@@ -101,11 +105,16 @@ class ShardWriter:
         token_ids: NDArray[Any],
         char_starts: NDArray[Any],
         char_ends: NDArray[Any],
+        labels: NDArray[Any] | Sequence[int] = (),
     ) -> int:
-        """Add one context with its tokens; return its number in this shard."""
+        """Add one context with its tokens; return its number in this shard.
+
+        `labels`: of each token, for the form "tags" only.
+        """
         self._add_ragged("context_tokens", token_ids)
         self._append("char_starts", char_starts)
         self._append("char_ends", char_ends)
+        self._append("context_labels", np.asarray(labels))
         self._add_ragged("context_text", np.frombuffer(text.encode(), dtype=np.uint8))
         return self._counts["context_text_offsets"] - 2
 
@@ -120,13 +129,18 @@ class ShardWriter:
         return self.num_examples - 1
 
     def add_window(
-        self, example: int, window: tuple[int, int], target: tuple[int, int, int], length: int
+        self,
+        example: int,
+        window: tuple[int, int],
+        target: tuple[int, int, int],
+        length: int,
+        num_targets: int = 1,
     ) -> None:
         """Add one window: half-open `window` of context tokens; `target` is (kind, first token,
         last token)."""
         for name, value in zip(
-            ("example", "from", "to", "kind", "start", "end", "length"),
-            (example, *window, *target, length),
+            ("example", "from", "to", "kind", "start", "end", "length", "targets"),
+            (example, *window, *target, length, num_targets),
             strict=True,
         ):
             self._pending[f"window_{name}"].append(value)
@@ -245,7 +259,7 @@ class Shard:
         return self._arrays[name][int(offsets[row]) : int(offsets[row + 1])]
 
     def example(self, number: int) -> dict[str, Any]:
-        """Return id, answers, rule, group and facets of example `number` of this shard."""
+        """Return id, rule, group, facets and references of example `number` of this shard."""
         facts: dict[str, Any] = json.loads(self.ragged("example_json", number).tobytes())
         return facts
 
@@ -256,9 +270,16 @@ class Shard:
     def char_spans(self, context: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the first code point of each token of a context, and the one after its last:
         (tokens,) each."""
-        offsets = self._arrays["context_tokens_offsets"]
-        rows = slice(int(offsets[context]), int(offsets[context + 1]))
+        rows = self._tokens_of(context)
         return self._arrays["char_starts"][rows], self._arrays["char_ends"][rows]
+
+    def labels(self, context: int) -> NDArray[Any]:
+        """Return the number of each context token's label, or NO_LABEL: (tokens,)."""
+        return self._arrays["context_labels"][self._tokens_of(context)]
+
+    def _tokens_of(self, context: int) -> slice:
+        offsets = self._arrays["context_tokens_offsets"]
+        return slice(int(offsets[context]), int(offsets[context + 1]))
 
 
 @dataclass(frozen=True)
@@ -281,6 +302,15 @@ class Split:
     def lengths(self) -> NDArray[np.uint16]:
         """Return the length in tokens of each window: (windows,)."""
         return np.concatenate([shard["window_length"] for shard in self.shards])
+
+    def targets(self) -> NDArray[np.uint32]:
+        """Return the number of targets of each window: (windows,)."""
+        return np.concatenate([shard["window_targets"] for shard in self.shards])
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the answer classes, or of the labels of words."""
+        return list(self.shards[0].marker["classes"])
 
     def locate(self, window: int) -> tuple[Shard, int]:
         """Return the shard that holds global window `window`, and its number in there."""

@@ -2,8 +2,7 @@
 
 Every question's scores are kept by id and summed exactly (math.fsum), so that 1, 2 or 7 shards give
 the same last digit; an id counts once; if any is missing there is no total. Run again, it writes
-the same. The no-answer threshold is reported thrice: at 0, tuned on held-out training groups, and
-"oracle" (chosen on dev: an upper bound).
+the same. What figures a source has is score_<form>.py's business.
 
 With evaluation.when=each_checkpoint it runs once for each checkpoint, and several may be at it at
 once: one after the other they score what is new, and the last ends with the state that a single one
@@ -15,12 +14,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from qa_dist import faults
 from qa_dist.data.prepared import Prepared, read_prepared
@@ -33,45 +28,19 @@ from qa_dist.evaluation.elements import (
     is_evaluated,
     shards_of,
 )
+from qa_dist.evaluation.score_spans import score_spans
 from qa_dist.evaluation.scored import is_scored, mark_scored
 from qa_dist.evaluation.sweep_table import update_sweeps
 from qa_dist.files import own_process, read_json, read_status, write_json, write_status
 from qa_dist.lock import locked
-from qa_dist.recipe import Recipe
+from qa_dist.recipe import Recipe, form_of, source_names, source_splits, trained_sources
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
 from qa_dist.scalars import write_hparams, write_scores
-from qa_dist.tasks import TASKS, Task
-from qa_dist.text.decode import best_threshold
-from qa_dist.text.metrics import bootstrap_interval
 
-ALWAYS = "always_answer"  # SQuAD 1.1: every question is answered
-_BREAKDOWNS = ("answer_type", "turn", "domain")
-_LAST_TURN = 10
 _WAIT_S = 3600.0
 """For another aggregate of the same run, in seconds."""
-
-
-@dataclass(frozen=True)
-class _Questions:
-    """The questions of a split, one array element each, in the order of their ids."""
-
-    ids: list[str]
-    groups: list[str]
-    facets: list[dict[str, str]]
-    texts: list[str]
-    null_odds: NDArray[np.float64]
-    answered: dict[str, NDArray[np.float64]]
-    """"em" and "f1" (0..1) with the best answer."""
-    unanswered: dict[str, NDArray[np.float64]]
-    """The same, had no answer been given."""
-    can_abstain: bool
-    """Whether the task knows "no answer": not SQuAD 1.1."""
-
-    def scores(self, metric: str, threshold: float) -> NDArray[np.float64]:
-        """Return the score (0..1) of each question under a null threshold: (questions,)."""
-        return np.where(self.null_odds > threshold, self.unanswered[metric], self.answered[metric])
 
 
 def aggregate(run: RunDir) -> list[int]:
@@ -83,7 +52,6 @@ def aggregate(run: RunDir) -> list[int]:
 
 def _aggregate(run: RunDir) -> list[int]:
     recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
-    task = TASKS[recipe.sources[0].task]
     steps = _evaluated_steps(run)
     if not steps:
         raise InputError(
@@ -95,7 +63,7 @@ def _aggregate(run: RunDir) -> list[int]:
         if problem := _unfinished(run, prepared, step):
             problems[step] = problem
         elif not is_scored(run, step, recipe.evaluation.num_resamples):
-            scores = _score_step(run, prepared, task, step, recipe.evaluation.num_resamples)
+            scores = _score_step(run, recipe, prepared, step)
             write_json(run.scores_file(step), scores)
             faults.reach("aggregate.after_json", step)
             mark_scored(run, step, recipe.evaluation.num_resamples)
@@ -157,7 +125,7 @@ def _evaluated_steps(run: RunDir) -> list[int]:
 
 def _unfinished(run: RunDir, prepared: Prepared, step: int) -> str:
     """Return a sentence that names the shards without predictions of a checkpoint; empty: none."""
-    for name in ("heldout", "dev"):
+    for name in dict.fromkeys(split for split, _ in shards_of(run)):
         shards = [shard for split, shard in shards_of(run) if split == name]
         unfinished = [shard for shard in shards if not is_evaluated(run, step, shard)]
         if unfinished:
@@ -176,11 +144,9 @@ def rebuild_tensorboard(run: RunDir) -> None:
     points = {}
     for path in sorted(run.scores.glob("step-*.json")):
         scores = read_json(path)
-        values = {f"dev/{m}": scores["scores"][scores["headline"]][m] for m in ("em", "f1")}
-        for name, figures in scores["scores"].items():
-            values |= {f"dev_{name}/{m}": figures[m] for m in ("em", "f1")}
-        for kind, rows in scores["by"].items():
-            values |= {f"dev_f1_by_{kind}/{row}": figures["f1"] for row, figures in rows.items()}
+        values = _points(scores, "dev")
+        for name, of_source in scores.get("sources", {}).items():
+            values |= _points(of_source, f"dev_{name}")
         points[int(scores["step"])] = values
     write_scores(run.tensorboard, points)
     if points:
@@ -188,6 +154,21 @@ def rebuild_tensorboard(run: RunDir) -> None:
         final = {f"final/{metric}": points[last][f"dev/{metric}"] for metric in ("em", "f1")}
         settings = _hyper_parameters(load_saved_recipe(run.recipe))
         write_hparams(run.tensorboard, settings, last, final)
+
+
+def _points(scores: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """Return the figures of one source, without their intervals, by TensorBoard's names."""
+    headline = scores["scores"][scores["headline"]]
+    values = {
+        f"{prefix}/{name}": float(value)
+        for name, value in headline.items()
+        if isinstance(value, int | float) and not name.endswith(("_low", "_high", "threshold"))
+    }
+    for name, figures in scores["scores"].items():
+        values |= {f"{prefix}_{name}/{m}": figures[m] for m in ("em", "f1")}
+    for kind, rows in scores["by"].items():
+        values |= {f"{prefix}_f1_by_{kind}/{row}": figures["f1"] for row, figures in rows.items()}
+    return values
 
 
 def _hyper_parameters(recipe: Recipe) -> dict[str, bool | float | str]:
@@ -201,90 +182,46 @@ def _hyper_parameters(recipe: Recipe) -> dict[str, bool | float | str]:
     }
 
 
-def _score_step(
-    run: RunDir, prepared: Prepared, task: Task, step: int, num_resamples: int
-) -> dict[str, Any]:
+def _score_step(run: RunDir, recipe: Recipe, prepared: Prepared, step: int) -> dict[str, Any]:
     """Return what scores/step-*.json holds."""
-    dev = _read_questions(run, prepared, step, "dev")
-    thresholds = {ALWAYS: math.inf}
-    if dev.can_abstain:
-        thresholds = {"at_0": 0.0}
-        if "heldout" in prepared.num_shards:
-            thresholds["tuned"] = _tune(_read_questions(run, prepared, step, "heldout"))
-        thresholds["oracle"] = _tune(dev)
-    headline = "tuned" if "tuned" in thresholds else next(iter(thresholds))
-    _write_official(run, task, step, dev, thresholds[headline])
-    figures = {
-        name: {
-            "threshold": threshold if math.isfinite(threshold) else None,
-            **_figures(dev, threshold, range(len(dev.ids)), num_resamples),
-        }
-        for name, threshold in thresholds.items()
-    }
+    names = source_names(recipe)
+    splits = {(split.source, split.part): split.name for split in source_splits(recipe)}
+    folder = run.predictions / step_name(step)
+    scorers = {"span": score_spans}
+    of_sources = {}
+    for place in trained_sources(recipe):
+        source = recipe.sources[place]
+        dev = _read_rows(run, prepared, step, splits[place, "dev"])
+        tuning = splits.get((place, "heldout"))
+        heldout = _read_rows(run, prepared, step, tuning) if tuning else None
+        prefix = f"{names[place]}." if len(names) > 1 else ""
+        score = scorers[form_of(recipe, source)]
+        of_sources[names[place]] = score(recipe, source, dev, heldout, folder, prefix)
+    facts = {"step": step, "run": run.root.name, "fingerprint": prepared.fingerprint}
+    if len(of_sources) == 1:
+        (scores,) = of_sources.values()
+    else:
+        scores = _together(of_sources)
+    return {**facts, **scores, "partial": False}
+
+
+def _together(of_sources: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the scores of several sources: each one's, and the plain mean of their headlines."""
+    headlines = [scores["scores"][scores["headline"]] for scores in of_sources.values()]
+    mean = {m: math.fsum(h[m] for h in headlines) / len(headlines) for m in ("em", "f1")}
     return {
-        "step": step,
-        "run": run.root.name,
-        "fingerprint": prepared.fingerprint,
-        "headline": headline,
-        "num_questions": len(dev.ids),
-        "num_groups": len(set(dev.groups)),
-        "scores": figures,
-        "by": _break_down(dev, thresholds[headline], num_resamples),
-        "partial": False,
+        "headline": "mean",
+        "num_questions": sum(scores["num_questions"] for scores in of_sources.values()),
+        "num_groups": sum(scores["num_groups"] for scores in of_sources.values()),
+        "scores": {"mean": mean},
+        "by": {},
+        "sources": of_sources,
     }
 
 
-def _tune(questions: _Questions) -> float:
-    """Return the threshold with the best F1."""
-    return best_threshold(questions.null_odds, questions.answered["f1"], questions.unanswered["f1"])
-
-
-def _figures(
-    questions: _Questions, threshold: float, rows: Sequence[int], num_resamples: int
-) -> dict[str, float]:
-    """Return EM and F1 in percent over some questions, each with its 95 % interval over groups."""
-    picked = np.asarray(rows)
-    groups = [questions.groups[i] for i in rows]
-    figures: dict[str, float] = {}
-    for metric in ("em", "f1"):
-        values = 100 * questions.scores(metric, threshold)[picked]
-        low, high = bootstrap_interval(values.tolist(), groups=groups, num_resamples=num_resamples)
-        total = math.fsum(questions.scores(metric, threshold)[picked].tolist())
-        figures[metric] = 100.0 * total / len(rows)
-        figures[f"{metric}_low"], figures[f"{metric}_high"] = low, high
-    return figures
-
-
-def _break_down(
-    questions: _Questions, threshold: float, num_resamples: int
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the figures by answer type, turn and domain, where questions have these facets."""
-    tables: dict[str, dict[str, dict[str, float]]] = {}
-    for kind in _BREAKDOWNS:
-        rows: dict[str, list[int]] = {}
-        for i, facets in enumerate(questions.facets):
-            if kind in facets:
-                rows.setdefault(_facet_row(kind, facets[kind]), []).append(i)
-        if len(rows) > 1:
-            tables[kind] = {
-                name: {
-                    "num_questions": len(rows[name]),
-                    **_figures(questions, threshold, rows[name], num_resamples),
-                }
-                for name in sorted(
-                    rows, key=lambda n: (n.isdigit() or n.startswith(">"), len(n), n)
-                )
-            }
-    return tables
-
-
-def _facet_row(kind: str, value: str) -> str:
-    return f">={_LAST_TURN}" if kind == "turn" and int(value) >= _LAST_TURN else value
-
-
-def _read_questions(run: RunDir, prepared: Prepared, step: int, split: str) -> _Questions:
-    """Read all predictions of a split, each id once. Raises InputError naming questions without
-    any."""
+def _read_rows(run: RunDir, prepared: Prepared, step: int, split: str) -> list[dict[str, Any]]:
+    """Read all predictions of a split, each id once, in the order of ids. Raises InputError naming
+    questions without any."""
     rows: dict[str, dict[str, Any]] = {}
     expected: set[str] = set()
     for path in prepared.shards(split):
@@ -300,57 +237,8 @@ def _read_questions(run: RunDir, prepared: Prepared, step: int, split: str) -> _
             f"{step_name(step)}: no total, since {len(missing)} questions have no prediction: "
             f"{_some(missing)}"
         )
-    return _to_arrays([rows[i] for i in sorted(expected)])
+    return [rows[i] for i in sorted(expected)]
 
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _to_arrays(rows: Sequence[Mapping[str, Any]]) -> _Questions:
-    def column(name: str) -> NDArray[np.float64]:
-        return np.array([math.inf if r[name] is None else r[name] for r in rows], dtype=np.float64)
-
-    can_abstain = any(row["rule"] != "squad_v1" for row in rows)
-    odds = column("null_odds")
-    return _Questions(
-        ids=[row["id"] for row in rows],
-        groups=[row["group"] if row["rule"] == "coqa" else row["id"] for row in rows],
-        facets=[row["facets"] for row in rows],
-        texts=[row["text"] for row in rows],
-        null_odds=odds if can_abstain else np.full(len(rows), -math.inf),
-        answered={"em": column("exact"), "f1": column("f1")},
-        unanswered={"em": column("null_exact"), "f1": column("null_f1")},
-        can_abstain=can_abstain,
-    )
-
-
-def _write_official(
-    run: RunDir, task: Task, step: int, questions: _Questions, threshold: float
-) -> None:
-    """Write predictions in the official scripts' formats, so that anyone can score them again.
-
-    official.json: the answers under the threshold. For SQuAD 2.0 also the best answer of each
-    question, whatever the threshold, with its null odds: jobs/score.py with both and
-    null_threshold=<that of scores/*.json> gives the same figures, and best_* and pr_*_ap.
-    """
-    folder = run.predictions / step_name(step)
-    texts = [
-        task.NULL_TEXT if odds > threshold else text
-        for odds, text in zip(questions.null_odds.tolist(), questions.texts, strict=True)
-    ]
-    answers: Iterable[Any]
-    if task.NULL_CLASS is None:
-        write_json(folder / "official.json", dict(zip(questions.ids, texts, strict=True)))
-        if questions.can_abstain:
-            odds = [o if math.isfinite(o) else 1e9 for o in questions.null_odds.tolist()]
-            answered = dict(zip(questions.ids, questions.texts, strict=True))
-            write_json(folder / "answers.json", answered)
-            write_json(folder / "null_odds.json", dict(zip(questions.ids, odds, strict=True)))
-    else:
-        pairs = [example_id.rsplit("#", 1) for example_id in questions.ids]
-        answers = [
-            {"id": story, "turn_id": int(turn), "answer": text}
-            for (story, turn), text in zip(pairs, texts, strict=True)
-        ]
-        write_json(folder / "official.json", list(answers))

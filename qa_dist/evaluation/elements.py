@@ -18,11 +18,10 @@ from qa_dist.files import (
     read_setting,
     read_status,
 )
-from qa_dist.recipe import is_periodic
+from qa_dist.recipe import is_periodic, split_part
 from qa_dist.run_dir import RunDir, step_name
 
 WEIGHTS = "model.safetensors"
-_SPLITS = ("heldout", "dev")
 
 Element = tuple[int, str, str]
 """(step, split, shard name)"""
@@ -44,8 +43,14 @@ def is_each_checkpoint(run: RunDir) -> bool:
 
 def shards_of(run: RunDir) -> list[tuple[str, str]]:
     """Return (split, shard name) of all that a checkpoint is evaluated on, in order."""
-    prepared = read_prepared(run)
-    splits = [split for split in _SPLITS if split in prepared.num_shards]
+    prepared, only = read_prepared(run), read_setting(run.recipe, "only") or "all"
+    splits = [
+        split
+        for split in prepared.num_shards
+        if split_part(split) != "train" and only in ("all", split.rpartition(".")[0] or only)
+    ]
+    # A source's heldout comes before its dev.
+    splits.sort(key=lambda split: (split.rpartition(".")[0], split_part(split) == "dev"))
     return [(split, path.name) for split in splits for path in prepared.shards(split)]
 
 

@@ -1,1 +1,55 @@
-"""Heads by name: `model.head: span` is models/span.py. A literal dict, no registry."""
+"""What is trained: an encoder with a head for each source, or a language model.
+
+`model.head: span` is models/span.py, by way of the literal dict HEADS. To add a head, write its
+module against Head, and name it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from qa_dist.models.encoder import load_encoder
+from qa_dist.models.multitask import MultitaskModel, add_adapters
+from qa_dist.models.span import SpanHead
+from qa_dist.recipe import Recipe, form_of, source_names, trained_sources
+
+
+def build_model(recipe: Recipe, classes: Sequence[Sequence[str]]) -> nn.Module:
+    """Load the encoder and put a new head on it for each trained source, whose weights depend on
+    train.seed only.
+
+    `classes`: for each of those sources the names of its answer classes or labels. Called with
+    (Batch, number of the source among them) the model returns a summed loss: (). Raises InputError
+    if the encoder can't be loaded.
+    """
+    encoder = load_encoder(recipe.model)
+    places, names = trained_sources(recipe), source_names(recipe)
+    hidden_size: int = encoder.config.hidden_size  # type: ignore[assignment,union-attr]
+    std: float = getattr(encoder.config, "initializer_range", 0.02)
+    heads = []
+    for place, labels in zip(places, classes, strict=True):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.train.seed)
+            head = _new_head(recipe, place, hidden_size, len(labels))
+            for layer in head.modules():
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=std)
+                    nn.init.zeros_(layer.bias)
+        heads.append(head)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        if recipe.model.lora_rank:
+            encoder = add_adapters(encoder, recipe.model, [names[place] for place in places])
+        elif recipe.model.freeze_encoder:
+            encoder.requires_grad_(False)
+    return MultitaskModel(encoder, heads, [names[place] for place in places])
+
+
+def _new_head(recipe: Recipe, place: int, hidden_size: int, num_classes: int) -> nn.Module:
+    form = form_of(recipe, recipe.sources[place])
+    if form == "span" and recipe.model.head == "span":
+        return SpanHead(hidden_size, num_classes)
+    raise ValueError(f"no head for {recipe.sources[place].task} and {recipe.model.head}")

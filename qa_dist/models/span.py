@@ -1,120 +1,56 @@
-"""Span head on any encoder: start and end logits over the window's tokens, and logits for the
-task's answer classes.
+"""Span head: start and end logits over the window's tokens, and logits for the task's answer
+classes.
 
 One softmax for the start and one for the end, each over the T tokens where a span may lie and the C
 answer classes (yes, no, unknown) behind them; C = 0 outside CoQA, where the CLS token stands for
-"no answer" (Devlin et al. 2019, section 4.3). The encoder is a value: any transformers base model.
-B windows, T tokens, H hidden.
+"no answer" (Devlin et al. 2019, section 4.3). B windows, T tokens, H hidden, N candidates.
 """
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
-
+import numpy as np
 import torch
 from torch import nn
 
 from qa_dist.data.collate import Batch
-from qa_dist.models.dropout import use_fast_dropout
-from qa_dist.recipe import Model
-from qa_dist.records import InputError
+from qa_dist.text.decode import SpanScores, best_spans
 
 
-class SpanModel(nn.Module):
-    """Encoder, `qa_outputs` (H -> start, end) and `class_outputs` (H of the first token -> C
-    classes)."""
+class SpanHead(nn.Module):
+    """`qa_outputs` (H -> start, end) and `class_outputs` (H of the first token -> C classes)."""
 
-    def __init__(self, encoder: nn.Module, hidden_size: int, num_classes: int) -> None:
+    def __init__(self, hidden_size: int, num_classes: int) -> None:
         super().__init__()
-        self.encoder = encoder
         self.qa_outputs = nn.Linear(hidden_size, 2)
         self.class_outputs = nn.Linear(hidden_size, num_classes) if num_classes else None
 
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        token_type_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        candidate_mask: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return start and end logits, (B, T + C) each, in fp32; -inf where no span may start or
-        end."""
-        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if getattr(self.encoder.config, "type_vocab_size", 0) > 1:
-            inputs["token_type_ids"] = token_type_ids
-        hidden = self.encoder(**inputs).last_hidden_state  # (B, T, H)
-        with torch.autocast(hidden.device.type, enabled=False):
-            hidden = hidden.float()
-            logits = self.qa_outputs(hidden)  # (B, T, 2)
-            logits = logits.masked_fill(~candidate_mask.unsqueeze(-1), float("-inf"))
-            start, end = logits.unbind(-1)  # (B, T) each
-            if self.class_outputs is not None:
-                classes = self.class_outputs(hidden[:, 0])  # (B, C)
-                start, end = torch.cat((start, classes), 1), torch.cat((end, classes), 1)
+    def forward(self, hidden: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return start and end logits, (B, T + C) each; -inf where no span may start or end."""
+        logits = self.qa_outputs(hidden)  # (B, T, 2)
+        logits = logits.masked_fill(~batch.candidate_mask.unsqueeze(-1), float("-inf"))
+        start, end = logits.unbind(-1)  # (B, T) each
+        if self.class_outputs is not None:
+            classes = self.class_outputs(hidden[:, 0])  # (B, C)
+            start, end = torch.cat((start, classes), 1), torch.cat((end, classes), 1)
         return start, end
 
+    def loss(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the mean of start and end cross-entropy, summed over windows: ()."""
+        start, end = self(hidden, batch)
+        loss = nn.functional.cross_entropy(start, batch.starts, reduction="sum")
+        return (loss + nn.functional.cross_entropy(end, batch.ends, reduction="sum")) / 2
 
-def build_model(model: Model, num_classes: int, seed: int) -> SpanModel:
-    """Load the encoder and put a new head on it, whose weights depend on `seed` only.
-
-    Raises InputError naming model.name if the encoder can't be loaded.
-    """
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        config = transformers.AutoConfig.from_pretrained(model.name, trust_remote_code=False)
-        _set_dropout(config, model)
-        extra = {}
-        base_class = transformers.MODEL_MAPPING.get(type(config), None)
-        if base_class and "add_pooling_layer" in inspect.signature(base_class.__init__).parameters:
-            extra["add_pooling_layer"] = False
-        encoder = transformers.AutoModel.from_pretrained(
-            model.name, config=config, dtype=torch.float32, trust_remote_code=False, **extra
+    def span_scores(
+        self, hidden: torch.Tensor, batch: Batch, n_best: int, max_answer_tokens: int
+    ) -> SpanScores:
+        """Return the best spans of each window, start logit + end logit, and its null score."""
+        logits = self(hidden, batch)
+        starts, ends = (part.float().cpu().numpy() for part in logits)  # (B, T + C) each
+        width, rows = batch.input_ids.shape[1], np.arange(len(starts))
+        classes = (starts[:, width:] + ends[:, width:]).astype(float)
+        nulls = (starts[rows, batch.nulls_at] + ends[rows, batch.nulls_at]).astype(float)
+        starts[rows, batch.nulls_at] = -np.inf
+        scores, firsts, lasts = best_spans(
+            starts[:, :width], ends[:, :width], n_best, max_answer_tokens
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"model.name={model.name}: can't load this encoder ({reason}). Expected a folder with "
-            "config.json and "
-            "safetensors weights, or a hub model in the local cache; without internet, download "
-            "it on another machine"
-        ) from error
-    use_fast_dropout(encoder)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        span_model = SpanModel(encoder, config.hidden_size, num_classes)
-        for layer in (span_model.qa_outputs, span_model.class_outputs):
-            if layer is not None:
-                nn.init.normal_(layer.weight, std=getattr(config, "initializer_range", 0.02))
-                nn.init.zeros_(layer.bias)
-    return span_model
-
-
-def _set_dropout(config: Any, model: Model) -> None:
-    """Put the recipe's dropout into an encoder's config, under the names that this encoder has for
-    it."""
-    attention = [
-        n for n in ("attention_probs_dropout_prob", "attention_dropout") if hasattr(config, n)
-    ]
-    hidden = [n for n in ("hidden_dropout_prob", "dropout") if hasattr(config, n)]
-    if model.attention_dropout is not None:
-        for name in attention:
-            setattr(config, name, model.attention_dropout)
-    if model.hidden_dropout is not None:
-        if not hidden:
-            raise InputError(
-                f"model.hidden_dropout={model.hidden_dropout}: {model.name} has no such setting; "
-                "leave it out"
-            )
-        for name in hidden:
-            setattr(config, name, model.hidden_dropout)
-
-
-def span_loss(start: torch.Tensor, end: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Return the summed loss of a micro-batch: mean of start and end cross-entropy, summed over
-    windows."""
-    loss = nn.functional.cross_entropy(start, batch.starts, reduction="sum")
-    return (loss + nn.functional.cross_entropy(end, batch.ends, reduction="sum")) / 2
+        return SpanScores(scores, firsts, lasts, classes, nulls)

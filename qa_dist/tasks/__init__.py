@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
+from qa_dist.recipe import Recipe, Source, form_of
 from qa_dist.records import Example, Passage
 from qa_dist.tasks import coqa, prompted_qa, squad
 from qa_dist.text.metrics import Kind, question_scores
@@ -50,6 +51,15 @@ class Task(Protocol):
 
 
 TASKS: dict[str, Task] = {"squad": squad, "coqa": coqa, "prompted_qa": prompted_qa}
+
+
+def null_class(recipe: Recipe, source: Source) -> int | None:
+    """Return which class says "no answer" (0 where nothing is looked for in a context); None: the
+    CLS token's position does."""
+    if form_of(recipe, source) != "span":
+        return 0
+    task = TASKS[source.task]
+    return None if task.NULL_CLASS is None else task.ANSWER_CLASSES.index(task.NULL_CLASS)
 
 
 def ceiling_score(task: Task, example: Example, context: str) -> tuple[float, float]:

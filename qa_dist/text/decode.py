@@ -12,6 +12,7 @@ candidates.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,17 @@ from qa_dist.records import Candidate, Prediction
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SpanScores:
+    """The best spans of some windows; higher scores are better, and compare between windows."""
+
+    scores: NDArray[np.floating]  # (B, N), best first; -inf: there are no more
+    firsts: Ints  # (B, N) first token, as a position in the window
+    lasts: Ints  # (B, N) last token
+    classes: NDArray[np.float64]  # (B, C) score of each answer class
+    nulls: NDArray[np.float64]  # (B,) score of "no answer in this window"
 
 
 def best_spans(

@@ -6,44 +6,54 @@ together. What is validated is a fixed sample of the dev windows, the same for a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qa_dist.data.collate import Batch, collate
+from qa_dist.data.mixture import Mixture, make_cycle
 from qa_dist.data.order import Order
 from qa_dist.data.prepared import Prepared, read_template
 from qa_dist.data.shards import Split, verify_shards
 from qa_dist.files import MARKER, BrokenFileError
-from qa_dist.recipe import Recipe
+from qa_dist.recipe import Recipe, SourceSplit, source_splits, trained_sources
 from qa_dist.records import InputError
-from qa_dist.tasks import TASKS
+from qa_dist.tasks import null_class
 from qa_dist.training.engine import Engine
 
 
-class Batches:
-    """The batches of one run; raises InputError for broken shards, and more ranks than can share a
-    step."""
+@dataclass(frozen=True)
+class StepBatch:
+    """What one step trains on."""
 
-    def __init__(self, recipe: Recipe, prepared: Prepared, engine: Engine) -> None:
-        settings = recipe.train
-        self.engine = engine
-        task = TASKS[recipe.sources[0].task]
-        self.null_class = task.ANSWER_CLASSES.index(task.NULL_CLASS) if task.NULL_CLASS else None
-        self.train_split = _open_verified(prepared, "train", engine)
-        self.dev_split = prepared.open("dev")
+    source: int
+    """Its number among the trained sources."""
+    micro_batches: list[NDArray[np.int64]]
+    """Window numbers, the same for every world size."""
+    num_targets: int
+    """What the summed loss is divided by."""
+
+
+class SourceBatches:
+    """The windows of one source."""
+
+    def __init__(
+        self, recipe: Recipe, prepared: Prepared, engine: Engine, splits: Sequence[SourceSplit]
+    ) -> None:
+        """`splits`: those of this source."""
+        settings, self.engine = recipe.train, engine
+        names = {split.part: split.name for split in splits}
+        self.null_class = null_class(recipe, recipe.sources[splits[0].source])
+        self.train_split = _open_verified(prepared, names["train"], engine)
+        self.dev_split = prepared.open(names["dev"])
         self.template = read_template(self.train_split)
-        self.num_steps = count_steps(recipe, self.train_split.num_windows)
-        if engine.world_size > max(1, settings.min_micro_batches_per_step):
-            raise InputError(
-                f"train.min_micro_batches_per_step={settings.min_micro_batches_per_step}: "
-                f"{engine.world_size} ranks can't share a step that is cut into fewer "
-                "micro-batches; set it to the most ranks you will ever use"
-            )
+        if self.train_split.num_windows == 0:
+            key = f"sources.{splits[0].source}.train"
+            raise InputError(f"{key}: not one window to train on; see what prepare dropped")
         self.order = Order(
             prepared.fingerprint,
             settings.seed,
@@ -52,21 +62,31 @@ class Batches:
             settings.micro_batch_tokens,
             settings.min_micro_batches_per_step,
         )
-        self.num_validated = min(settings.validation_windows, self.dev_split.num_windows)
-        """Dev windows behind the validation loss; 0: there is none."""
-        self._micro_batch_tokens = settings.micro_batch_tokens
-
-    def validation_micro_batches(self) -> list[NDArray[np.int64]]:
-        """Return the numbers of the dev windows to validate on, as micro-batches."""
-        order = Order(
-            self.order.fingerprint,
-            seed=0,
-            lengths=self.dev_split.lengths(),
-            batch_windows=self.num_validated,
-            micro_batch_tokens=self._micro_batch_tokens,
-            min_micro_batches=1,
+        self._train_targets, self._dev_targets = (
+            self.train_split.targets(),
+            self.dev_split.targets(),
         )
-        return order.micro_batches(0)
+        self._validated: list[NDArray[np.int64]] = []
+        num_validated = min(settings.validation_windows, self.dev_split.num_windows)
+        if num_validated:
+            sample = Order(
+                prepared.fingerprint,
+                seed=0,
+                lengths=self.dev_split.lengths(),
+                batch_windows=num_validated,
+                micro_batch_tokens=settings.micro_batch_tokens,
+                min_micro_batches=1,
+            )
+            self._validated = sample.micro_batches(0)
+
+    def step(self, number: int, source: int) -> StepBatch:
+        """Return this source's step `number` (from 0)."""
+        micro_batches = self.order.micro_batches(number)
+        return StepBatch(source, micro_batches, _count(self._train_targets, micro_batches))
+
+    def validation(self, source: int) -> StepBatch:
+        """Return the dev windows to validate on, as one step; without micro-batches: none."""
+        return StepBatch(source, self._validated, _count(self._dev_targets, self._validated))
 
     def collate(self, split: Split, windows: Sequence[int]) -> Batch:
         """Return windows as this rank's device likes them; window 0 in the place of none."""
@@ -74,6 +94,49 @@ class Batches:
         chosen = windows if len(windows) else [0]
         batch = collate(split, chosen, self.template, self.null_class, engine.pad_multiple)
         return batch.to(engine.device)
+
+
+class Batches:
+    """The batches of one run; raises InputError for broken shards, and more ranks than can share a
+    step."""
+
+    def __init__(self, recipe: Recipe, prepared: Prepared, engine: Engine) -> None:
+        settings = recipe.train
+        splits = source_splits(recipe)
+        self.sources = [
+            SourceBatches(recipe, prepared, engine, [s for s in splits if s.source == place])
+            for place in trained_sources(recipe)
+        ]
+        if engine.world_size > max(1, settings.min_micro_batches_per_step):
+            raise InputError(
+                f"train.min_micro_batches_per_step={settings.min_micro_batches_per_step}: "
+                f"{engine.world_size} ranks can't share a step that is cut into fewer "
+                "micro-batches; set it to the most ranks you will ever use"
+            )
+        steps = [source.order.steps_per_epoch for source in self.sources]
+        self.steps_per_epoch = sum(steps)
+        """Of all sources together."""
+        self.num_steps = settings.max_steps or max(1, round(settings.epochs * sum(steps)))
+        """Steps of the whole run."""
+        self.mixture = Mixture(make_cycle(settings.mixing, settings.mixing_temperature, steps))
+
+    @property
+    def classes(self) -> list[list[str]]:
+        """Names of each source's answer classes or labels."""
+        return [source.train_split.classes for source in self.sources]
+
+    def step(self, step: int) -> StepBatch:
+        """Return what step `step` (from 0) trains on: a pure function of the step."""
+        source, number = self.mixture.locate(step)
+        return self.sources[source].step(number, source)
+
+    def epochs(self, source: int, steps: int) -> float:
+        """Return how often a source's windows were seen in the first `steps` steps."""
+        return self.mixture.count(source, steps) / self.sources[source].order.steps_per_epoch
+
+
+def _count(targets: NDArray[np.uint32], micro_batches: Sequence[NDArray[np.int64]]) -> int:
+    return int(sum(int(targets[windows].sum()) for windows in micro_batches))
 
 
 def _open_verified(prepared: Prepared, name: str, engine: Engine) -> Split:
@@ -94,13 +157,3 @@ def _open_verified(prepared: Prepared, name: str, engine: Engine) -> Split:
             "still there, delete that first)"
         )
     return split
-
-
-def count_steps(recipe: Recipe, num_windows: int) -> int:
-    """Return the steps of the whole run."""
-    if num_windows == 0:
-        raise InputError("sources.0.train: not one window to train on; see what prepare dropped")
-    if recipe.train.max_steps:
-        return recipe.train.max_steps
-    steps_per_epoch = math.ceil(num_windows / recipe.train.batch_windows)
-    return max(1, round(recipe.train.epochs * steps_per_epoch))

@@ -45,6 +45,8 @@ class Replicated:
         """The model itself: names of parameters are its own."""
         self.model = model
         """What is to be called."""
+        owners: Any = getattr(model, "owners", dict)
+        self._owners: Mapping[str, int] = owners()
         self.bad_steps = torch.zeros((), device=engine.device)
         """How many steps nothing was updated in, since loss or gradient weren't finite."""
         self.optimizer: torch.optim.Optimizer = self._share_out()
@@ -93,6 +95,24 @@ class Replicated:
         self.optimizer.zero_grad(set_to_none=True)
         return grad_norm
 
+    def owner(self, name: str) -> int | None:
+        """Return the source that a parameter alone serves; None: all do."""
+        return self._owners.get(name)
+
+    def leave_out(self, source: int) -> None:
+        """Forget the gradients, of zeros, of what serves other sources alone: no update for it."""
+        for name, parameter in self.module.named_parameters():
+            if self._owners.get(name, source) != source:
+                parameter.grad = None
+
+    def shared_gradients(self) -> list[torch.Tensor]:
+        """Return copies of the gradients of what serves all sources."""
+        return [
+            parameter.grad.detach().clone()
+            for name, parameter in self.module.named_parameters()
+            if parameter.grad is not None and name not in self._owners
+        ]
+
     def forget_gradients(self) -> None:
         """End a backward that counts for nothing."""
         self.optimizer.zero_grad(set_to_none=True)
@@ -105,8 +125,10 @@ class Replicated:
         """Return the optimizer's state, whole and by name, on rank 0; call it on all ranks."""
         return optimizer_tensors(self.optimizer, self.module) if self.engine.rank == 0 else {}
 
-    def load_moments(self, tensors: Mapping[str, torch.Tensor], num_updates: int) -> None:
-        """Put back what `moments` returned after `num_updates` updates."""
+    def load_moments(
+        self, tensors: Mapping[str, torch.Tensor], num_updates: Callable[[str], int]
+    ) -> None:
+        """Put back what `moments` returned, after `num_updates(name)` updates of each parameter."""
         load_optimizer_tensors(self.optimizer, self.module, tensors, num_updates)
 
     @contextmanager
@@ -152,10 +174,16 @@ class FullySharded(Replicated):
     def weights(self) -> State:
         return self._whole(self.module.state_dict())
 
+    def shared_gradients(self) -> list[torch.Tensor]:
+        shards: list[Any] = super().shared_gradients()
+        return [shard.full_tensor() for shard in shards]
+
     def moments(self) -> State:
         return self._whole(optimizer_tensors(self.optimizer, self.module))
 
-    def load_moments(self, tensors: Mapping[str, torch.Tensor], num_updates: int) -> None:
+    def load_moments(
+        self, tensors: Mapping[str, torch.Tensor], num_updates: Callable[[str], int]
+    ) -> None:
         from torch.distributed.tensor import distribute_tensor
 
         def place(whole: torch.Tensor, parameter: Any) -> torch.Tensor:
@@ -266,7 +294,9 @@ class Zero(Replicated):
                 moments[f"{moment}/{name}"] = tensor
         return moments
 
-    def load_moments(self, tensors: Mapping[str, torch.Tensor], num_updates: int) -> None:
+    def load_moments(
+        self, tensors: Mapping[str, torch.Tensor], num_updates: Callable[[str], int]
+    ) -> None:
         from deepspeed import utils
 
         for name, parameter in self.module.named_parameters():
@@ -280,7 +310,7 @@ class Zero(Replicated):
                     utils.safe_set_local_optimizer_state(parameter, part, moment)
                 else:
                     utils.safe_set_full_optimizer_state(parameter, whole, moment)
-        self._count_updates(num_updates)
+        self._count_updates(num_updates(""))
 
     def _count_updates(self, num_updates: int) -> None:
         for state in self._shards.state.values():

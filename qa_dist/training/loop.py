@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
 
 from qa_dist import faults
 from qa_dist.attempts import take_over, update_run
@@ -25,24 +25,22 @@ from qa_dist.checkpoint import (
     Checkpoint,
     load_checkpoint,
 )
-from qa_dist.data.collate import Batch
-from qa_dist.data.order import mix
 from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.files import (
     read_json,
 )
 from qa_dist.lock import locked
-from qa_dist.models.span import build_model, span_loss
-from qa_dist.recipe import Recipe
+from qa_dist.models import build_model
+from qa_dist.recipe import Recipe, source_names, trained_sources
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.run_dir import RunDir
 from qa_dist.scalars import ScalarWriter
-from qa_dist.tasks import TASKS
 from qa_dist.training.batches import Batches
 from qa_dist.training.engine import Engine, resolve_precision
 from qa_dist.training.journal import NO_READERS, Journal, Readers
 from qa_dist.training.layout import lay_out
 from qa_dist.training.optim import learning_rate
+from qa_dist.training.steps import Seen, Steps
 
 _LET_GO_S = 60.0  # for an older attempt, once it sees that it is one
 
@@ -61,10 +59,12 @@ class Progress:
     windows_sha256: str = hashlib.sha256().hexdigest()
     """Chained over the window numbers of all steps done: equal only if each step saw the same
     windows."""
-    loss_sum: float = 0.0
-    """Sum of the losses of the steps since scalars were last written."""
-    loss_steps: int = 0
+    loss_sums: list[float] = field(default_factory=list)
+    """For each source, the sum of the losses of its steps since scalars were last written."""
+    loss_steps: list[int] = field(default_factory=list)
     """How many steps those are."""
+    balance: list[float] = field(default_factory=list)
+    """What weighs the sources' losses: balance.py's state."""
     best_step: int = 0
     """Step of the checkpoint with the lowest validation loss; 0: none yet."""
     best_loss: float = float("inf")
@@ -122,18 +122,15 @@ class Training:
     ) -> None:
         self.run, self.recipe, self.engine = run, recipe, engine
         self.batches = Batches(recipe, prepared, engine)
-        self.order, self.num_steps = self.batches.order, self.batches.num_steps
+        self.num_steps = self.batches.num_steps
+        self.names = [source_names(recipe)[place] for place in trained_sources(recipe)]
         self.journal: Journal | None = None  # on the other ranks
         if engine.rank == 0:
             self.journal = Journal(run, recipe.train, facts, prepared.fingerprint, self.num_steps)
             self.journal.readers = readers
-        num_classes = len(TASKS[recipe.sources[0].task].ANSWER_CLASSES)
-        self.model = build_model(recipe.model, num_classes, recipe.train.seed)
+        self.model = build_model(recipe, self.batches.classes)
         self.model.to(engine.device)
         self.progress = Progress()
-        self.loss_sum = torch.zeros((), device=engine.device)
-        # This rank's windows, real tokens, and tokens with padding since the last scalars.
-        self.tokens = [0, 0, 0]
 
     # -- the run -----------------------------------------------------------------------------------
 
@@ -165,6 +162,9 @@ class Training:
                 self._check_finite()
                 self._log(scalars, rate, grad_norm, time.monotonic() - started)
                 started = time.monotonic()
+            cosine_every = settings.gradient_cosine_every_steps
+            if cosine_every and progress.step % cosine_every == 0 and len(self.names) > 1:
+                self._log_cosines(scalars)
             if journal:
                 journal.beat_if_due(progress.step)
 
@@ -200,7 +200,6 @@ class Training:
         self.model.load_state_dict(checkpoint.model_state)
         for name, value in checkpoint.train_state.items():
             setattr(self.progress, name, value)
-        self.loss_sum.fill_(self.progress.loss_sum)
         if self.journal:
             self.journal.saved_step = checkpoint.step
         print(
@@ -210,83 +209,46 @@ class Training:
         return checkpoint
 
     def _lay_out(self, checkpoint: Checkpoint | None) -> None:
-        """Hand the model to the engine that the recipe asks for, and put the moments back.
-
-        Before that comes a backward that counts for nothing: after its first one DDP lays its
-        buckets out anew, and with more than two ranks the layout decides in which order gradients
-        are summed, so a step after a resume would differ in the last bit from the same step of an
-        uninterrupted run.
-        """
+        """Hand the model to the engine that the recipe asks for, and put the moments back."""
         self.layout = lay_out(self.engine, self.model, self.recipe.train)
         self.model.train()
+        self.steps = Steps(
+            self.recipe, self.engine, self.batches, self.layout, self.progress.balance
+        )
         if self.engine.world_size > 1:
-            self._micro_batch((), num_windows=1, is_last=True)
-            self.layout.forget_gradients()
+            self.steps.warm_up()
         if checkpoint:
-            self.layout.load_moments(checkpoint.optimizer_state, checkpoint.step)
+            losses = self.steps.losses
+            losses.sums.copy_(torch.tensor(self.progress.loss_sums))
+            losses.steps = list(self.progress.loss_steps)
+            self.layout.load_moments(checkpoint.optimizer_state, self._num_updates)
+
+    def _num_updates(self, parameter: str) -> int:
+        """Return how often a parameter was updated so far: a head only in its source's steps."""
+        step = self.progress.step
+        source = self.layout.owner(parameter)
+        return step if source is None else self.batches.mixture.count(source, step)
 
     # -- one step ----------------------------------------------------------------------------------
 
     def train_step(self, step: int, rate: float) -> torch.Tensor:
         """Do one optimizer update; return the gradient's norm before clipping: ()."""
-        settings, engine = self.recipe.train, self.engine
-        micro_batches = self.order.micro_batches(step)
-        num_windows = sum(len(windows) for windows in micro_batches)
-        mine = engine.my_share(self.layout.even_out(micro_batches))
-        step_loss = torch.zeros((), device=engine.device)
-        is_poisoned = faults.reach("train.gradient", step) == "nan"
-        for index, windows in mine:
-            seed_generators(mix(settings.seed, step, index))
-            is_last = index == mine[-1][0]
-            step_loss += self._micro_batch(windows, num_windows, is_last, is_poisoned)
-        engine.sum_over_ranks(step_loss)
-        grad_norm = self.layout.update(rate, step_loss)
+        batch = self.batches.step(step)
+        grad_norm = self.steps.do(step, batch, rate)
         if self.layout.knows_at_once:
             self._check_finite()
-        self.loss_sum += step_loss
-        self.progress.loss_steps += 1
         chain = hashlib.sha256(bytes.fromhex(self.progress.windows_sha256))
-        for windows in micro_batches:
+        for windows in batch.micro_batches:
             chain.update(windows.tobytes())
         self.progress.windows_sha256 = chain.hexdigest()
         return grad_norm
-
-    def _micro_batch(
-        self, windows: Sequence[int], num_windows: int, is_last: bool, is_poisoned: bool = False
-    ) -> torch.Tensor:
-        """Forward and backward of one micro-batch; return its share of the step's loss: ()."""
-        batch = self.batches.collate(self.batches.train_split, windows)
-        if len(windows):
-            self.tokens[0] += len(windows)
-            self.tokens[1] += batch.num_tokens
-            self.tokens[2] += batch.input_ids.numel()
-
-        def compute_loss() -> torch.Tensor:
-            loss = self._loss(self.layout.model, batch, len(windows)) / num_windows
-            if is_poisoned:
-                loss.register_hook(lambda gradient: gradient * float("nan"))  # type: ignore[no-untyped-call]
-            return loss
-
-        return self.layout.backward(compute_loss, is_last)
-
-    def _loss(self, model: nn.Module, batch: Batch, num_windows: int) -> torch.Tensor:
-        """Return a micro-batch's summed loss: ().
-
-        An empty one (in the short last batch of an epoch, for ranks that must do as much as the
-        others, for the exchange alone) computes window 0 times zero.
-        """
-        with self.engine.autocast():
-            start, end = model(
-                batch.input_ids, batch.token_type_ids, batch.attention_mask, batch.candidate_mask
-            )
-            return span_loss(start, end, batch) * (1.0 if num_windows else 0.0)
 
     def _check_finite(self) -> None:
         """Raise DivergedError if any step so far was bad; its update was not made."""
         num_bad = int(self.layout.bad_steps.item())
         if num_bad:
             step = self.progress.step - num_bad + self.layout.knows_at_once
-            windows = self.order.batch(step)[:8].tolist()
+            windows = np.concatenate(self.batches.step(step).micro_batches)[:8].tolist()
             raise DivergedError(
                 f"step {step}: loss or gradient isn't finite; no update was made and nothing was "
                 f"saved. Windows of that step begin with {windows}. Try a lower "
@@ -299,28 +261,49 @@ class Training:
         self, scalars: ScalarWriter | None, rate: float, grad_norm: torch.Tensor, seconds: float
     ) -> None:
         """Write the scalars of the steps since the last time."""
-        step = self.progress.step
+        step, seen, losses = self.progress.step, self.steps.seen, self.steps.losses
         counts = self.engine.sum_over_ranks(
-            torch.tensor(self.tokens, dtype=torch.float64, device=self.engine.device)
+            torch.tensor(
+                [seen.windows, seen.tokens, seen.padded_tokens],
+                dtype=torch.float64,
+                device=self.engine.device,
+            )
         ).tolist()
-        loss = float(self.loss_sum.item()) / self.progress.loss_steps
-        self.loss_sum.zero_()
-        self.progress.loss_steps = 0
-        self.tokens = [0, 0, 0]
+        sums = losses.sums.tolist()
+        loss = sum(sums) / sum(losses.steps)
+        values = {
+            "train/loss": loss,
+            "train/learning_rate": rate,
+            "train/gradient_norm": float(grad_norm.item()),
+            "train/epoch": step / self.batches.steps_per_epoch,
+            "speed/windows_per_s": counts[0] / seconds,
+            "speed/real_tokens_per_s": counts[1] / seconds,
+            "speed/padding_efficiency": counts[1] / max(1, counts[2]),
+            "speed/memory_gb": memory_gb(self.engine.device),
+        }
+        if len(self.names) > 1:
+            for k, name in enumerate(self.names):
+                values[f"train_{name}/steps"] = self.batches.mixture.count(k, step)
+                values[f"train_{name}/epoch"] = self.batches.epochs(k, step)
+                values[f"train_{name}/weight"] = self.steps.balance.weight(k)
+                if losses.steps[k]:
+                    values[f"train_{name}/loss"] = sums[k] / losses.steps[k]
+        losses.sums.zero_()
+        losses.steps = [0] * len(self.names)
+        self.steps.seen = Seen()
         if scalars:
-            rate_s = counts[0] / seconds
-            print(f"step {step}: loss {loss:.4f}, {rate_s:.1f} windows/s", flush=True)
+            print(f"step {step}: loss {loss:.4f}, {counts[0] / seconds:.1f} windows/s", flush=True)
+            scalars.write(step, values)
+
+    def _log_cosines(self, scalars: ScalarWriter | None) -> None:
+        """Write how far the sources' gradients agree."""
+        found = self.steps.gradient_cosines(self.progress.step)
+        if scalars:
             scalars.write(
-                step,
+                self.progress.step,
                 {
-                    "train/loss": loss,
-                    "train/learning_rate": rate,
-                    "train/gradient_norm": float(grad_norm.item()),
-                    "train/epoch": step / self.order.steps_per_epoch,
-                    "speed/windows_per_s": counts[0] / seconds,
-                    "speed/real_tokens_per_s": counts[1] / seconds,
-                    "speed/padding_efficiency": counts[1] / max(1, counts[2]),
-                    "speed/memory_gb": memory_gb(self.engine.device),
+                    f"gradient_cosine/{self.names[j]}_{self.names[i]}": float(cosine.item())
+                    for (i, j), cosine in found.items()
                 },
             )
 
@@ -328,33 +311,35 @@ class Training:
         """Write a checkpoint; a periodic one (or the last) has a validation loss."""
         progress, every = self.progress, self.recipe.train.checkpoint_every_steps
         is_periodic = is_last or progress.step % every == 0
-        if is_periodic and self.batches.num_validated:
-            loss = self.validation_loss()
+        losses = self.validation_losses() if is_periodic else {}
+        if losses:
+            fixed = {k: self.steps.balance.fixed[k] for k in losses}
+            loss = sum(fixed[k] * losses[k] for k in losses) / sum(fixed.values())
             if scalars:
-                scalars.write(progress.step, {"validation/loss": loss})
+                values = {"validation/loss": loss}
+                if len(self.names) > 1:
+                    values |= {f"validation_{self.names[k]}/loss": x for k, x in losses.items()}
+                scalars.write(progress.step, values)
             if loss < progress.best_loss:
                 progress.best_step, progress.best_loss = progress.step, loss
-        progress.loss_sum = float(self.loss_sum.item())
+        progress.loss_sums = self.steps.losses.sums.tolist()
+        progress.loss_steps = list(self.steps.losses.steps)
+        progress.balance = list(self.steps.balance.state)
         weights, moments = self.layout.weights(), self.layout.moments()
         with self.engine.others_wait():
             if self.journal:
                 self.journal.save(weights, moments, vars(progress), is_periodic)
 
-    def validation_loss(self) -> float:
-        """Return the mean loss per window over a fixed sample of the dev windows; the same for any
-        world size."""
-        batches, micro_batches = self.batches, self.batches.validation_micro_batches()
-        total = torch.zeros((), device=self.engine.device)
-        with self.layout.evaluating() as model:
-            for _, windows in self.engine.my_share(self.layout.even_out(micro_batches)):
-                batch = batches.collate(batches.dev_split, windows)
-                total += self._loss(model, batch, len(windows))
-        return float(self.engine.sum_over_ranks(total).item()) / batches.num_validated
-
-
-def seed_generators(seed: int) -> None:
-    """Seed what dropout draws from, on the CPU and on the current device."""
-    torch.manual_seed(seed & (1 << 63) - 1)
+    def validation_losses(self) -> dict[int, float]:
+        """Return for each source the mean loss per target over a fixed sample of its dev windows;
+        the same for any world size."""
+        sources = self.batches.sources
+        samples = [windows_of.validation(k) for k, windows_of in enumerate(sources)]
+        return {
+            k: float(self.steps.loss(sample, lambda k: sources[k].dev_split).item())
+            for k, sample in enumerate(samples)
+            if sample.micro_batches
+        }
 
 
 def memory_gb(device: torch.device) -> float:

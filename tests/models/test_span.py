@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import transformers
 from transformers import AutoModel
 
 from qa_dist.data.collate import Batch
-from qa_dist.models.span import SpanModel, build_model, span_loss
-from qa_dist.recipe import Model
+from qa_dist.models import build_model
+from qa_dist.models.multitask import MultitaskModel
+from qa_dist.models.span import SpanHead
+from qa_dist.recipe import Model, Recipe, Source, Train
 from qa_dist.records import InputError
 
 SMALL: dict[str, Any] = {
@@ -70,16 +73,23 @@ def make_batch(num_classes: int = 3) -> Batch:
         candidate_mask=candidates,
         starts=torch.tensor([4, last]),
         ends=torch.tensor([5, last]),
+        labels=None,
+        nulls_at=np.array([last, last]),
         context_at=np.array([3, 3]),
         context_from=np.array([0, 0]),
         lengths=np.array([8, 6]),
     )
 
 
-def forward(model: SpanModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    start, end = model(
-        batch.input_ids, batch.token_type_ids, batch.attention_mask, batch.candidate_mask
-    )
+def build(model: Model, num_classes: int, seed: int) -> MultitaskModel:
+    recipe = Recipe(sources=[Source(task="squad")], model=model, train=Train(seed=seed))
+    built = build_model(recipe, [["class"] * num_classes])
+    assert isinstance(built, MultitaskModel)
+    return built
+
+
+def forward(model: MultitaskModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    start, end = model.heads[0](model.hidden(batch), batch)
     return start, end
 
 
@@ -90,11 +100,11 @@ def forward(model: SpanModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]
 def test_each_family_trains_a_step_with_a_finite_loss(
     encoders: dict[str, str], family: str
 ) -> None:
-    model = build_model(Model(name=encoders[family]), 3, seed=0)
+    model = build(Model(name=encoders[family]), 3, seed=0)
     batch = make_batch()
     start, end = forward(model, batch)
     assert start.shape == end.shape == (2, 8 + 3)
-    loss = span_loss(start, end, batch)
+    loss = model(batch)
     assert torch.isfinite(loss)
     loss.backward()
     without = [n for n, p in model.named_parameters() if p.grad is None]
@@ -107,7 +117,7 @@ def test_each_family_trains_a_step_with_a_finite_loss(
 def test_token_types_reach_the_encoders_that_know_them(
     encoders: dict[str, str], family: str
 ) -> None:
-    model = build_model(Model(name=encoders[family]), 0, seed=0).eval()
+    model = build(Model(name=encoders[family]), 0, seed=0).eval()
     batch = make_batch(0)
     with torch.no_grad():
         one = forward(model, batch)[0]
@@ -128,7 +138,7 @@ def test_token_types_reach_the_encoders_that_know_them(
 def test_dropout_is_the_recipes_in_each_family(
     encoders: dict[str, str], family: str, settings: dict[str, float], is_random: bool
 ) -> None:
-    model = build_model(Model(name=encoders[family], **settings), 0, seed=0).train()
+    model = build(Model(name=encoders[family], **settings), 0, seed=0).train()
     batch = make_batch(0)
     with torch.no_grad():
         draws = [forward(model, batch)[0] for _ in range(2)]
@@ -136,29 +146,31 @@ def test_dropout_is_the_recipes_in_each_family(
 
 
 def test_dropout_of_none_is_what_the_config_says(encoders: dict[str, str]) -> None:
-    model = build_model(Model(name=encoders["bert"], attention_dropout=None), 0, seed=0)
+    model = build(Model(name=encoders["bert"], attention_dropout=None), 0, seed=0)
     assert model.encoder.config.attention_probs_dropout_prob == 0.1
     assert model.encoder.config.hidden_dropout_prob == 0.1
 
 
 def test_padding_changes_no_logit_of_a_real_token(encoders: dict[str, str]) -> None:
-    model = build_model(Model(name=encoders["bert"]), 0, seed=0).eval()
+    model = build(Model(name=encoders["bert"]), 0, seed=0).eval()
     batch = make_batch(0)
     with torch.no_grad():
         padded = forward(model, batch)[0][1, 3:5]
         assert batch.attention_mask is not None
-        alone = model(
-            batch.input_ids[1:, :6],
-            batch.token_type_ids[1:, :6],
-            None,
-            batch.candidate_mask[1:, :6],
-        )[0][0, 3:5]
+        one = replace(
+            batch,
+            input_ids=batch.input_ids[1:, :6],
+            token_type_ids=batch.token_type_ids[1:, :6],
+            attention_mask=None,
+            candidate_mask=batch.candidate_mask[1:, :6],
+        )
+        alone = forward(model, one)[0][0, 3:5]
     torch.testing.assert_close(padded, alone)
 
 
 def test_an_encoder_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"model.name={tmp_path}/none: can't load this encoder"):
-        build_model(Model(name=f"{tmp_path}/none"), 0, seed=0)
+        build(Model(name=f"{tmp_path}/none"), 0, seed=0)
 
 
 def test_hidden_dropout_that_an_encoder_lacks_is_refused(
@@ -168,7 +180,7 @@ def test_hidden_dropout_that_an_encoder_lacks_is_refused(
     assert not hasattr(config, "hidden_dropout_prob") and not hasattr(config, "dropout")
     config.save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"model.hidden_dropout=0.3: .* has no such setting"):
-        build_model(Model(name=str(tmp_path), hidden_dropout=0.3), 0, seed=0)
+        build(Model(name=str(tmp_path), hidden_dropout=0.3), 0, seed=0)
 
 
 # ---- the head
@@ -177,9 +189,9 @@ def test_hidden_dropout_that_an_encoder_lacks_is_refused(
 def test_a_new_head_depends_on_the_seed_alone(encoders: dict[str, str]) -> None:
     def head(seed: int) -> list[torch.Tensor]:
         torch.rand(int(torch.randint(1, 9, ())))  # whatever drew before
-        model = build_model(Model(name=encoders["electra"]), 3, seed)
-        assert model.class_outputs is not None
-        return [model.qa_outputs.weight, model.class_outputs.weight]
+        head = build(Model(name=encoders["electra"]), 3, seed).heads[0]
+        assert isinstance(head, SpanHead) and head.class_outputs is not None
+        return [head.qa_outputs.weight, head.class_outputs.weight]
 
     first, again, other = head(1), head(1), head(2)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
@@ -190,13 +202,13 @@ def test_building_a_model_leaves_the_generator_alone(encoders: dict[str, str]) -
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    build_model(Model(name=encoders["distilbert"]), 3, seed=1)
+    build(Model(name=encoders["distilbert"]), 3, seed=1)
     before = torch.rand(3)
     assert torch.equal(before, expected)
 
 
 def test_no_span_starts_or_ends_where_none_may(encoders: dict[str, str]) -> None:
-    model = build_model(Model(name=encoders["bert"]), 3, seed=0)
+    model = build(Model(name=encoders["bert"]), 3, seed=0)
     batch = make_batch()
     for logits in forward(model, batch):
         assert torch.equal(torch.isfinite(logits[:, :8]), batch.candidate_mask)
@@ -205,16 +217,16 @@ def test_no_span_starts_or_ends_where_none_may(encoders: dict[str, str]) -> None
 
 
 def test_a_class_has_one_logit_for_start_and_end(encoders: dict[str, str]) -> None:
-    model = build_model(Model(name=encoders["bert"]), 3, seed=0)
+    model = build(Model(name=encoders["bert"]), 3, seed=0)
     start, end = forward(model, make_batch())
     assert torch.equal(start[:, 8:], end[:, 8:])
-    assert build_model(Model(name=encoders["bert"]), 0, seed=0).class_outputs is None
+    assert build(Model(name=encoders["bert"]), 0, seed=0).heads[0].class_outputs is None
 
 
 # ---- the loss
 
 
-def test_the_loss_of_spans_and_classes_by_hand() -> None:
+def test_the_loss_of_spans_and_classes_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = make_batch()  # window 0: span 4..5; window 1: class 2, at 8 + 2
     minus = float("-inf")
     start = torch.full((2, 11), minus)
@@ -232,4 +244,6 @@ def test_the_loss_of_spans_and_classes_by_hand() -> None:
     end_0 = minus_log_share(3.0, [0.0, 0.0, 1.0, 0.5, 0.0, 2.0])
     both_1 = minus_log_share(2.0, [1.0, -1.0, 0.5, 0.0])
     expected = (start_0 + end_0) / 2 + both_1
-    assert float(span_loss(start, end, batch)) == pytest.approx(expected, rel=1e-6)
+    head = SpanHead(4, 3)
+    monkeypatch.setattr(head, "forward", lambda hidden, batch: (start, end))
+    assert float(head.loss(torch.zeros(2, 8, 4), batch)) == pytest.approx(expected, rel=1e-6)

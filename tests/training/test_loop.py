@@ -9,6 +9,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,14 @@ from qa_dist.checkpoint import list_steps
 from qa_dist.data.collate import collate
 from qa_dist.data.prepared import read_prepared
 from qa_dist.files import read_json, read_status, write_json
-from qa_dist.models.span import span_loss
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
 from qa_dist.training import loop
 from qa_dist.training.engine import Engine
 from qa_dist.training.journal import Readers
-from qa_dist.training.loop import Training, seed_generators, train
+from qa_dist.training.loop import Training, train
+from qa_dist.training.steps import seed_generators
 
 GOLDEN = Path(__file__).parent / "golden_loss.txt"
 NO_DROPOUT = "model.hidden_dropout=0"
@@ -65,11 +66,8 @@ def make(launch_words: list[str], tmp_path: Path, one_thread: None) -> Iterator[
 
 def gradients(training: Training, step: int) -> dict[str, torch.Tensor]:
     """Return what step `step` would hand to the optimizer, before clipping."""
-    micro_batches = training.order.micro_batches(step)
-    total = sum(len(windows) for windows in micro_batches)
     training.model.zero_grad()
-    for index, windows in enumerate(micro_batches):
-        training._micro_batch(windows, total, is_last=index == len(micro_batches) - 1)
+    training.steps._forward_backward(step, training.batches.step(step), 1.0)
     return {n: p.grad.clone() for n, p in training.model.named_parameters() if p.grad is not None}
 
 
@@ -82,8 +80,8 @@ def gradients(training: Training, step: int) -> dict[str, torch.Tensor]:
 def test_gradients_do_not_depend_on_how_a_batch_is_cut(make: Make, cut: str) -> None:
     whole = make(NO_DROPOUT, "train.min_micro_batches_per_step=1")
     parts = make(NO_DROPOUT, cut)
-    assert len(whole.order.micro_batches(0)) == 1
-    assert len(parts.order.micro_batches(0)) >= 4
+    assert len(whole.batches.step(0).micro_batches) == 1
+    assert len(parts.batches.step(0).micro_batches) >= 4
     ours, theirs = gradients(parts, 0), gradients(whole, 0)
     assert set(ours) == set(theirs)
     for name, expected in theirs.items():
@@ -99,8 +97,8 @@ def test_control_gradients_of_another_step_differ(make: Make) -> None:
 def test_an_empty_micro_batch_of_a_short_batch_adds_nothing(make: Make) -> None:
     whole = make(NO_DROPOUT, "train.batch_windows=5")
     parts = make(NO_DROPOUT, "train.batch_windows=5", "train.min_micro_batches_per_step=5")
-    last = whole.order.steps_per_epoch - 1
-    assert [len(windows) for windows in parts.order.micro_batches(last)] == [1, 1, 1, 0, 0]
+    last = whole.batches.steps_per_epoch - 1
+    assert [len(windows) for windows in parts.batches.step(last).micro_batches] == [1, 1, 1, 0, 0]
     ours, theirs = gradients(parts, last), gradients(whole, last)
     for name, expected in theirs.items():
         torch.testing.assert_close(ours[name], expected, rtol=1e-4, atol=1e-7)
@@ -108,23 +106,18 @@ def test_an_empty_micro_batch_of_a_short_batch_adds_nothing(make: Make) -> None:
 
 def test_the_loss_of_a_step_is_the_mean_over_its_windows(make: Make) -> None:
     training = make(NO_DROPOUT)
-    windows = training.order.batch(0)
+    windows = np.concatenate(training.batches.step(0).micro_batches)
+    (source,) = training.batches.sources
     with torch.no_grad():
         alone = []
         for window in windows:
-            batch = collate(
-                training.batches.train_split,
-                [window],
-                training.batches.template,
-                training.batches.null_class,
-            )
-            logits = training.model(
-                batch.input_ids, batch.token_type_ids, batch.attention_mask, batch.candidate_mask
-            )
-            alone.append(float(span_loss(*logits, batch)))
+            batch = collate(source.train_split, [window], source.template, source.null_class)
+            alone.append(float(training.model(batch)))
     training.train_step(0, rate=0.0)
-    assert float(training.loss_sum) == pytest.approx(sum(alone) / len(windows), rel=1e-5)
-    assert training.progress.loss_steps == 1
+    assert float(training.steps.losses.sums[0]) == pytest.approx(
+        sum(alone) / len(windows), rel=1e-5
+    )
+    assert training.steps.losses.steps == [1]
 
 
 def test_a_step_chains_its_windows_into_the_hash(make: Make) -> None:
@@ -132,7 +125,8 @@ def test_a_step_chains_its_windows_into_the_hash(make: Make) -> None:
     expected = hashlib.sha256()
     for step in range(2):
         training.train_step(step, rate=0.0)
-        expected = hashlib.sha256(expected.digest() + training.order.batch(step).tobytes())
+        windows = np.concatenate(training.batches.step(step).micro_batches)
+        expected = hashlib.sha256(expected.digest() + windows.tobytes())
         assert training.progress.windows_sha256 == expected.hexdigest()
 
 
@@ -160,9 +154,9 @@ def test_dropout_draws_from_seed_step_and_micro_batch_alone(make: Make) -> None:
     gradients(training, 1)
     losses = []
     for _ in range(2):
-        training.loss_sum.zero_()
+        training.steps.losses.sums.zero_()
         training.train_step(0, rate=0.0)
-        losses.append(float(training.loss_sum))
+        losses.append(float(training.steps.losses.sums[0]))
     assert losses[0] == losses[1]
     assert first
 
@@ -195,24 +189,20 @@ def test_a_step_on_cuda_never_waits_for_the_device(make: Make) -> None:
 @pytest.mark.parametrize("tokens", [256, 300, 100_000])
 def test_validation_loss_does_not_depend_on_the_micro_batch_budget(make: Make, tokens: int) -> None:
     one, other = make(), make(f"train.micro_batch_tokens={tokens}")
-    assert other.validation_loss() == pytest.approx(one.validation_loss(), rel=1e-5)
+    assert other.validation_losses() == pytest.approx(one.validation_losses(), rel=1e-5)
     assert one.model.training, "training goes on with dropout"
 
 
 def test_validation_loss_is_the_mean_over_a_fixed_sample_of_dev_windows(make: Make) -> None:
     training = make("train.validation_windows=1000")  # more than there are: all of them
     training.model.eval()
-    windows = range(training.batches.dev_split.num_windows)
-    batch = collate(
-        training.batches.dev_split, windows, training.batches.template, training.batches.null_class
-    )
+    (source,) = training.batches.sources
+    windows = range(source.dev_split.num_windows)
+    batch = collate(source.dev_split, windows, source.template, source.null_class)
     with torch.no_grad():
-        logits = training.model(
-            batch.input_ids, batch.token_type_ids, batch.attention_mask, batch.candidate_mask
-        )
-    expected = float(span_loss(*logits, batch)) / len(windows)
-    assert training.validation_loss() == pytest.approx(expected, rel=1e-5)
-    assert training.validation_loss() == training.validation_loss()
+        expected = float(training.model(batch)) / len(windows)
+    assert training.validation_losses() == {0: pytest.approx(expected, rel=1e-5)}
+    assert training.validation_losses() == training.validation_losses()
 
 
 # ---- checkpoints
@@ -222,7 +212,7 @@ def run_with_losses(make: Make, losses: list[float], *more: str) -> Training:
     """Train 8 steps with a checkpoint each 2, whose validation losses are as given."""
     training = make("train.checkpoint_every_steps=2", *more)
     left = iter(losses)
-    training.validation_loss = lambda: next(left)  # type: ignore[method-assign]
+    training.validation_losses = lambda: {0: next(left)}  # type: ignore[method-assign]
     assert training.run_to_end() == "done"
     assert list(left) == []
     return training
@@ -332,7 +322,7 @@ def test_a_coarser_log_after_a_stop_still_holds_means(
     training = make("train.log_every_steps=2", "train.checkpoint_every_steps=100")
     monkeypatch.setattr(training.engine, "should_stop", lambda: training.progress.step == 3)
     assert training.run_to_end() == "stopped"
-    assert training.progress.loss_steps == 1
+    assert training.steps.losses.steps == [1]
     text = training.run.recipe.read_text()
     training.run.recipe.write_text(text.replace("log_every_steps: 2", "log_every_steps: 4"))
     assert train(training.run) == "done"
@@ -406,6 +396,9 @@ def test_golden_loss_of_20_steps(make: Make, tmp_path: Path) -> None:
         "train.validation_windows=0",
         "train.min_micro_batches_per_step=2",
     )
+    (source,) = training.batches.sources
+    # The order follows from the fingerprint, and that from the format of prepared data too.
+    source.order = replace(source.order, fingerprint="3f5e0c6cb98fcadc790b0e37337eff72")
     training.run_to_end()
     losses = [line["train/loss"] for line in curve(training.run)]
     if os.environ.get("QA_DIST_WRITE_GOLDEN"):

@@ -1,0 +1,179 @@
+"""Rows of an extractive head -> EM and F1 with intervals, at each threshold, and broken down.
+
+The no-answer threshold is reported thrice: at 0, tuned on held-out training groups, and "oracle"
+(chosen on dev: an upper bound). Sums are exact (math.fsum), so that 1, 2 or 7 shards give the same
+last digit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qa_dist.files import write_json
+from qa_dist.recipe import Recipe, Source
+from qa_dist.tasks import TASKS, Task
+from qa_dist.text.decode import best_threshold
+from qa_dist.text.metrics import bootstrap_interval
+
+ALWAYS = "always_answer"  # SQuAD 1.1: every question is answered
+_BREAKDOWNS = ("answer_type", "turn", "domain")
+_LAST_TURN = 10
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def score_spans(
+    recipe: Recipe, source: Source, dev: Rows, heldout: Rows | None, folder: Path, prefix: str
+) -> dict[str, Any]:
+    """Return the scores of a checkpoint on one source, and write its answers in the official
+    scripts' formats into `folder`, under names that begin with `prefix`."""
+    task, num_resamples = TASKS[source.task], recipe.evaluation.num_resamples
+    questions = _to_arrays(dev)
+    thresholds = {ALWAYS: math.inf}
+    if questions.can_abstain:
+        thresholds = {"at_0": 0.0}
+        if heldout is not None:
+            thresholds["tuned"] = _tune(_to_arrays(heldout))
+        thresholds["oracle"] = _tune(questions)
+    headline = "tuned" if "tuned" in thresholds else next(iter(thresholds))
+    _write_official(folder, prefix, task, questions, thresholds[headline])
+    figures = {
+        name: {
+            "threshold": threshold if math.isfinite(threshold) else None,
+            **_figures(questions, threshold, range(len(questions.ids)), num_resamples),
+        }
+        for name, threshold in thresholds.items()
+    }
+    return {
+        "headline": headline,
+        "num_questions": len(questions.ids),
+        "num_groups": len(set(questions.groups)),
+        "scores": figures,
+        "by": _break_down(questions, thresholds[headline], num_resamples),
+    }
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """The questions of a split, one array element each, in the order of their ids."""
+
+    ids: list[str]
+    groups: list[str]
+    facets: list[dict[str, str]]
+    texts: list[str]
+    null_odds: NDArray[np.float64]
+    answered: dict[str, NDArray[np.float64]]
+    """"em" and "f1" (0..1) with the best answer."""
+    unanswered: dict[str, NDArray[np.float64]]
+    """The same, had no answer been given."""
+    can_abstain: bool
+    """Whether the task knows "no answer": not SQuAD 1.1."""
+
+    def scores(self, metric: str, threshold: float) -> NDArray[np.float64]:
+        """Return the score (0..1) of each question under a null threshold: (questions,)."""
+        return np.where(self.null_odds > threshold, self.unanswered[metric], self.answered[metric])
+
+
+def _tune(questions: _Questions) -> float:
+    """Return the threshold with the best F1."""
+    return best_threshold(questions.null_odds, questions.answered["f1"], questions.unanswered["f1"])
+
+
+def _figures(
+    questions: _Questions, threshold: float, rows: Sequence[int], num_resamples: int
+) -> dict[str, float]:
+    """Return EM and F1 in percent over some questions, each with its 95 % interval over groups."""
+    picked = np.asarray(rows)
+    groups = [questions.groups[i] for i in rows]
+    figures: dict[str, float] = {}
+    for metric in ("em", "f1"):
+        values = 100 * questions.scores(metric, threshold)[picked]
+        low, high = bootstrap_interval(values.tolist(), groups=groups, num_resamples=num_resamples)
+        total = math.fsum(questions.scores(metric, threshold)[picked].tolist())
+        figures[metric] = 100.0 * total / len(rows)
+        figures[f"{metric}_low"], figures[f"{metric}_high"] = low, high
+    return figures
+
+
+def _break_down(
+    questions: _Questions, threshold: float, num_resamples: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the figures by answer type, turn and domain, where questions have these facets."""
+    tables: dict[str, dict[str, dict[str, float]]] = {}
+    for kind in _BREAKDOWNS:
+        rows: dict[str, list[int]] = {}
+        for i, facets in enumerate(questions.facets):
+            if kind in facets:
+                rows.setdefault(_facet_row(kind, facets[kind]), []).append(i)
+        if len(rows) > 1:
+            tables[kind] = {
+                name: {
+                    "num_questions": len(rows[name]),
+                    **_figures(questions, threshold, rows[name], num_resamples),
+                }
+                for name in sorted(
+                    rows, key=lambda n: (n.isdigit() or n.startswith(">"), len(n), n)
+                )
+            }
+    return tables
+
+
+def _facet_row(kind: str, value: str) -> str:
+    return f">={_LAST_TURN}" if kind == "turn" and int(value) >= _LAST_TURN else value
+
+
+def _to_arrays(rows: Sequence[Mapping[str, Any]]) -> _Questions:
+    def column(name: str) -> NDArray[np.float64]:
+        return np.array([math.inf if r[name] is None else r[name] for r in rows], dtype=np.float64)
+
+    can_abstain = any(row["rule"] != "squad_v1" for row in rows)
+    odds = column("null_odds")
+    return _Questions(
+        ids=[row["id"] for row in rows],
+        groups=[row["group"] if row["rule"] == "coqa" else row["id"] for row in rows],
+        facets=[row["facets"] for row in rows],
+        texts=[row["text"] for row in rows],
+        null_odds=odds if can_abstain else np.full(len(rows), -math.inf),
+        answered={"em": column("exact"), "f1": column("f1")},
+        unanswered={"em": column("null_exact"), "f1": column("null_f1")},
+        can_abstain=can_abstain,
+    )
+
+
+def _write_official(
+    folder: Path, prefix: str, task: Task, questions: _Questions, threshold: float
+) -> None:
+    """Write predictions in the official scripts' formats, so that anyone can score them again.
+
+    official.json: the answers under the threshold. For SQuAD 2.0 also the best answer of each
+    question, whatever the threshold, with its null odds: jobs/score.py with both and
+    null_threshold=<that of scores/*.json> gives the same figures, and best_* and pr_*_ap.
+    """
+    texts = [
+        task.NULL_TEXT if odds > threshold else text
+        for odds, text in zip(questions.null_odds.tolist(), questions.texts, strict=True)
+    ]
+    answers: Iterable[Any]
+    if task.NULL_CLASS is None:
+        write_json(folder / f"{prefix}official.json", dict(zip(questions.ids, texts, strict=True)))
+        if questions.can_abstain:
+            odds = [o if math.isfinite(o) else 1e9 for o in questions.null_odds.tolist()]
+            answered = dict(zip(questions.ids, questions.texts, strict=True))
+            write_json(folder / f"{prefix}answers.json", answered)
+            write_json(
+                folder / f"{prefix}null_odds.json", dict(zip(questions.ids, odds, strict=True))
+            )
+    else:
+        pairs = [example_id.rsplit("#", 1) for example_id in questions.ids]
+        answers = [
+            {"id": story, "turn_id": int(turn), "answer": text}
+            for (story, turn), text in zip(pairs, texts, strict=True)
+        ]
+        write_json(folder / f"{prefix}official.json", list(answers))
