@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.json"
 _WHOLE_FILE = "tokenizer.json"
 _SETTINGS_FILE = "tokenizer_config.json"
+_TEMPLATE_FILE = "chat_template.jinja"
 _SETTING_FILES = (
     *(_SETTINGS_FILE, "special_tokens_map.json", "added_tokens.json"),
-    "chat_template.jinja",
+    _TEMPLATE_FILE,
 )
 _VOCAB_FILES = (
     *("vocab.txt", "vocab.json", "merges.txt", "bpe.codes"),
@@ -111,6 +112,19 @@ def load_tokenizer(name: str, lower_case: bool | None) -> LoadedTokenizer:
     return LoadedTokenizer(backend, template, sep_text, vocab_size)
 
 
+def check_chat_template(name: str) -> None:
+    """Raise InputError if the model's tokenizer has no chat template; loads nothing."""
+    files = _find_files(name, (_SETTINGS_FILE, _TEMPLATE_FILE))
+    has_one = _TEMPLATE_FILE in files
+    if not has_one and _SETTINGS_FILE in files:
+        has_one = bool(_read_json(name, files[_SETTINGS_FILE]).get("chat_template"))
+    if not has_one:
+        raise InputError(
+            f"model.name={name}: its tokenizer has no chat template; with model.head=causal_lm use "
+            "a model that was trained on conversations, such as Qwen/Qwen2.5-3B-Instruct"
+        )
+
+
 def load_chat_tokenizer(name: str) -> Any:
     """Load the tokenizer of a chat model, with its own chat template; raise InputError if it can't
     be loaded, isn't fast or has no template."""
@@ -120,11 +134,7 @@ def load_chat_tokenizer(name: str) -> Any:
             f"model.name={name}: {type(loaded).__name__} isn't a fast tokenizer, and prompts need "
             "one to cut long contexts; use a model with a tokenizer.json"
         )
-    if not getattr(loaded, "chat_template", None):
-        raise InputError(
-            f"model.name={name}: its tokenizer has no chat template; with model.head=causal_lm use "
-            "a model that was trained on conversations, such as Qwen/Qwen2.5-3B-Instruct"
-        )
+    check_chat_template(name)
     return loaded
 
 

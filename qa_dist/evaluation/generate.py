@@ -21,7 +21,7 @@ from qa_dist.data.tokenizer import load_chat_tokenizer
 from qa_dist.evaluation.forward import Forward, batches_by_length
 from qa_dist.recipe import Recipe, Source
 from qa_dist.text.metrics import question_scores
-from qa_dist.text.prompts import Prompter
+from qa_dist.text.prompts import Prompter, scored_answer
 
 
 class TextPredictor:
@@ -32,6 +32,7 @@ class TextPredictor:
         self.tokenizer = load_chat_tokenizer(recipe.model.name)
         self.prompter = Prompter(self.tokenizer, recipe.model.name)
         self._stops = {self.prompter.end_id, self.tokenizer.eos_token_id} - {None}
+        self._take_over_settings(forward.model)
 
     def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield (windows done, row) for each question of the shard, in the shard's order."""
@@ -52,11 +53,25 @@ class TextPredictor:
                 yield num_done, rows.pop(next_example)
                 next_example += 1
 
+    def _take_over_settings(self, model: Any) -> None:
+        """Put our settings in the place of those of the model's files: what a call doesn't set is
+        taken from there."""
+        from transformers import GenerationConfig
+
+        config = GenerationConfig(
+            max_new_tokens=self.settings.max_new_tokens,
+            do_sample=False,
+            eos_token_id=sorted(self._stops),
+            pad_token_id=self.prompter.pad_id,
+        )
+        inner = model.language_model
+        inner.generation_config = config
+        if model.has_adapter:
+            inner.base_model.model.generation_config = config
+
     @torch.inference_mode()
     def _answers(self, prompts: list[list[int]], without_adapter: bool = False) -> list[str]:
         """Return what the model writes after each prompt."""
-        from transformers import GenerationConfig
-
         forward, pad = self.forward, self.prompter.pad_id
         width = -(-max(map(len, prompts)) // forward.pad_multiple) * forward.pad_multiple
         ids = torch.full((len(prompts), width), pad, dtype=torch.int64)  # (B, T)
@@ -64,19 +79,12 @@ class TextPredictor:
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
-        config = GenerationConfig(
-            max_new_tokens=self.settings.max_new_tokens,
-            do_sample=False,
-            eos_token_id=sorted(self._stops),
-            pad_token_id=pad,
-        )
         is_bf16 = forward.precision == "bf16"
         is_off = forward.model.adapter_off() if without_adapter else nullcontext()
         with is_off, torch.autocast(forward.device.type, torch.bfloat16, enabled=is_bf16):
             whole = forward.model.language_model.generate(
                 input_ids=ids.to(forward.device),
                 attention_mask=mask.to(forward.device),
-                generation_config=config,
             )  # (B, T + N)
         return [self._text(row) for row in whole[:, width:].tolist()]
 
@@ -89,9 +97,12 @@ class TextPredictor:
     def _row(self, example: int, tuned: str, base: str | None) -> dict[str, Any]:
         """Return a question's answers with their scores by the official rule."""
         facts = self.shard.example(example)
-        exact, f1 = question_scores(facts["rule"], tuned, facts["answers"])
+        rule, answers = facts["rule"], facts["answers"]
+        tuned = scored_answer(rule, tuned)
+        exact, f1 = question_scores(rule, tuned, answers)
         row = {**facts, "text": tuned, "exact": exact, "f1": f1, "base_text": base}
         if base is not None:
-            exact, f1 = question_scores(facts["rule"], base, facts["answers"])
+            row["base_text"] = base = scored_answer(rule, base)
+            exact, f1 = question_scores(rule, base, answers)
             row |= {"base_exact": exact, "base_f1": f1}
         return row

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +27,7 @@ from qa_dist.evaluation.elements import (
     origin,
 )
 from qa_dist.evaluation.forward import Forward
+from qa_dist.evaluation.generate import TextPredictor
 from qa_dist.evaluation.spans import SpanPredictor
 from qa_dist.files import (
     BrokenFileError,
@@ -38,7 +39,7 @@ from qa_dist.files import (
     write_status,
 )
 from qa_dist.models import build_model
-from qa_dist.recipe import Recipe, form_of, source_splits, trained_sources
+from qa_dist.recipe import Recipe, Source, form_of, source_splits, trained_sources
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
@@ -133,7 +134,10 @@ def _predictor(
     model.to(device).eval()
     engine = Forward(model, places.index(place), device, run_precision(run))
     source = recipe.sources[place]
-    predictors = {"span": SpanPredictor}
+    predictors: dict[str, Callable[[Recipe, Source, Forward, Split], Predictor]] = {
+        "span": SpanPredictor,
+        "text": TextPredictor,
+    }
     return predictors[form_of(recipe, source)](recipe, source, engine, data)
 
 

@@ -27,6 +27,7 @@ from qa_dist.text.prompted_metrics import (
     outcome,
     paired_interval,
 )
+from qa_dist.text.prompts import expected_answer, scored_answer
 
 _BREAKDOWNS = ("answer_type", "decision", "turn", "domain")
 _LAST_TURN = 10
@@ -51,7 +52,7 @@ def score_text(
     responses = {"tuned": [str(row["text"]) for row in dev]}
     if all(row["base_text"] is not None for row in dev):
         responses["base"] = [str(row["base_text"]) for row in dev]
-    expected = {str(row["id"]): str(row["answers"][0]) for row in dev}
+    expected = {str(row["id"]): expected_answer(row["answers"]) for row in dev}
     others = other_questions(expected)
     if others:
         responses["floor"] = [expected[others[row["id"]]] for row in dev]
@@ -82,8 +83,11 @@ def _values(name: str, dev: Sequence[Row], responses: Sequence[str]) -> Values:
         official = [(float(row[scored[0]]), float(row[scored[1]])) for row in dev]
     else:
         pairs = zip(dev, responses, strict=True)
-        official = [question_scores(row["rule"], text, row["answers"]) for row, text in pairs]
-    expected = [str(row["answers"][0]) for row in dev]
+        official = [
+            question_scores(row["rule"], scored_answer(row["rule"], text), row["answers"])
+            for row, text in pairs
+        ]
+    expected = [expected_answer(row["answers"]) for row in dev]
     pairs_of_texts = list(zip(expected, responses, strict=True))
     return {
         "em": [exact for exact, _ in official],
@@ -109,7 +113,7 @@ def _figures(
         low, high = bootstrap_interval(picked, groups=of_groups, num_resamples=num_resamples)
         figures[name] = math.fsum(picked) / len(rows)
         figures[f"{name}_low"], figures[f"{name}_high"] = low, high
-    refusals = [i for i in rows if is_refusal(dev[i]["answers"][0])]
+    refusals = [i for i in rows if is_refusal(expected_answer(dev[i]["answers"]))]
     figures["refusal_accuracy"] = 100.0 * _mean(values["refusal"], rows)
     figures["refusals_expected"] = len(refusals)
     figures["refusals_found"] = int(sum(values["refusal"][i] for i in refusals))

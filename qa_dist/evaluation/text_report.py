@@ -10,6 +10,7 @@ from typing import Any
 from qa_dist.files import write_text
 from qa_dist.run_dir import RunDir
 from qa_dist.text.prompted_metrics import CAVEAT, outcome
+from qa_dist.text.prompts import NO_ANSWER
 
 MOST_SHOWN = 500
 _MOST_CHARS = 2000
@@ -90,7 +91,7 @@ def _cell(figures: Mapping[str, Any], column: str) -> str:
 
 def _question(row: Mapping[str, Any], overlaps: Mapping[str, float], margin: float) -> list[str]:
     lines = [f"## {_plain(row['id'])}", "", f"**Question:** {_plain(row['question'])}", ""]
-    lines += [f"**Expected:** {_plain(' / '.join(dict.fromkeys(row['answers'])))}", ""]
+    lines += [f"**Expected:** {_plain(' / '.join(dict.fromkeys(row['answers'])) or NO_ANSWER)}", ""]
     if "base" in overlaps:
         lines += [f"**Base** (overlap {overlaps['base']:.3f}): {_plain(row['base_text'])}", ""]
     lines += [f"**Tuned** (overlap {overlaps['tuned']:.3f}): {_plain(row['text'])}", ""]

@@ -13,6 +13,7 @@ answer to it is "Ann<|im_end|>", and what the template puts behind that isn't le
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +29,8 @@ _SHORT = (
 )
 _INSTRUCTIONS = {
     "coqa": _SHORT,
+    "squad_v1": _SHORT,
+    "squad_v2": _SHORT,
     "prompted": (
         "Answer the question from the text in one or a few sentences. Say so if the text doesn't"
         " hold the answer."
@@ -55,7 +58,7 @@ class Ask:
     """What a prompt is made of."""
 
     rule: str
-    """The scoring rule, "coqa" or "prompted": it decides what kind of answer is asked for."""
+    """The scoring rule: it decides what kind of answer is asked for."""
     context: str
     """The text that is asked about; may be empty."""
     history: tuple[str, ...]
@@ -75,6 +78,17 @@ def messages_of(ask: Ask) -> list[Message]:
         {"role": "user", "content": f"Text:\n{text}\n\nQuestion: {first}" if text else first},
         *turns,
     ]
+
+
+def expected_answer(answers: Sequence[str]) -> str:
+    """Return what is to be written for a question: its first reference, or that there is none."""
+    return answers[0] if answers else NO_ANSWER
+
+
+def scored_answer(rule: str, text: str) -> str:
+    """Return a written answer as the rule takes it: no answer is the empty string in SQuAD 2.0."""
+    is_none = rule == "squad_v2" and text.strip(" .").lower() == NO_ANSWER
+    return "" if is_none else text
 
 
 class Prompter:

@@ -82,9 +82,24 @@ def load_optimizer_tensors(
 
     `place` gives what this rank keeps of a moment: by default the whole, on the parameter's device.
     """
-    for name, parameter in model.named_parameters():
-        # Absent: a parameter that has never had a gradient (of a layer that this head doesn't use).
-        if num_updates(name) and f"{MOMENTS[0]}/{name}" in tensors:
-            state = {m: place(tensors[f"{m}/{name}"], parameter) for m in MOMENTS}
-            state["step"] = torch.tensor(float(num_updates(name)), device=parameter.device)
-            optimizer.state[parameter] = state
+    saved: dict[str, dict[str, torch.Tensor]] = {}
+    for full_name, tensor in tensors.items():
+        key, _, name = full_name.partition("/")
+        saved.setdefault(name, {})[key] = tensor
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for g, group in enumerate(optimizer.param_groups):
+        for p, parameter in enumerate(group["params"]):
+            # Absent: a parameter that never had a gradient (of a layer that this head doesn't use).
+            name = names[id(parameter)]
+            count = num_updates(name)
+            found = saved.get(name) if count else None
+            if found and isinstance(optimizer, torch.optim.AdamW):
+                state: dict[str, Any] = {m: place(found[m], parameter) for m in MOMENTS}
+                state["step"] = torch.tensor(float(count), device=parameter.device)
+                optimizer.state[parameter] = state
+            elif found:
+                optimizer.init_state(group, parameter, g, p)  # type: ignore[attr-defined]
+                state = optimizer.state[parameter]
+                for key, tensor in found.items():
+                    state[key].copy_(tensor)  # into paged memory, where it is paged
+                state["step"] = count

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
-from qa_dist.windowing.counts import Counts
 
 from qa_dist.data.shards import KIND_SPAN, ShardWriter
 from qa_dist.data.tokenizer import load_chat_tokenizer
@@ -17,8 +16,9 @@ from qa_dist.recipe import Recipe, Source
 from qa_dist.records import Example, InputError, Passage
 from qa_dist.tasks.fields import CONTEXT_CUT
 from qa_dist.text.metrics import Kind, question_scores
-from qa_dist.text.prompts import Ask, Prompter
+from qa_dist.text.prompts import Ask, Prompter, expected_answer, scored_answer
 from qa_dist.text.windows import PairTemplate
+from qa_dist.windowing.counts import Counts
 
 TOO_LONG = "question and answer don't fit into data.max_length_tokens"
 
@@ -47,7 +47,7 @@ class TextMaker:
         length, keep = self.recipe.data.max_length_tokens, 2 * self.recipe.data.history_turns
         history = example.history[-keep:] if keep else ()
         ask = Ask(example.rule, context, history, example.question)
-        answer = example.answers[0]
+        answer = expected_answer(example.answers)
         encoded = self.prompter.encode(ask, answer, length, self.answer_room)
         if encoded is None:
             if self.answer_room is not None:
@@ -74,7 +74,8 @@ class TextMaker:
         row = writer.add_example(number, encoded.prompt, facts)
         target = (KIND_SPAN, 0, size - 1)
         writer.add_window(row, (0, size), target, len(encoded.prompt) + size, num_targets=size)
-        exact, f1 = question_scores(cast(Kind, example.rule), answer, example.answers)
+        rule = cast(Kind, example.rule)
+        exact, f1 = question_scores(rule, scored_answer(rule, answer), example.answers)
         self.counts.examples += 1
         self.counts.ceiling[0] += exact
         self.counts.ceiling[1] += f1

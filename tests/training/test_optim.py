@@ -145,8 +145,7 @@ def test_a_parameter_without_gradient_has_no_moments_and_needs_none() -> None:
     update(net, optimizer)
     tensors = optimizer_tensors(optimizer, net)
     assert not any("unused" in name for name in tensors)
-<<<<<<< HEAD
-    load_optimizer_tensors(build_optimizer(net, Train()), net, tensors, num_updates=1)
+    load_optimizer_tensors(build_optimizer(net, Train()), net, tensors, lambda name: 1)
 
 
 # ---- 8-bit moments
@@ -186,7 +185,7 @@ def test_8_bit_moments_survive_under_their_names(optimizer: str) -> None:
     again = Wide()
     again.load_state_dict(state)
     theirs = build_optimizer(again, settings)
-    load_optimizer_tensors(theirs, again, tensors, num_updates=2)
+    load_optimizer_tensors(theirs, again, tensors, lambda name: 2)
     update(again, theirs)
     assert all(torch.equal(p, q) for p, q in zip(net.parameters(), again.parameters(), strict=True))
 
@@ -194,9 +193,6 @@ def test_8_bit_moments_survive_under_their_names(optimizer: str) -> None:
     for loaded, count in (({}, 2), (tensors, 1)):
         forgetful.load_state_dict(state)
         fresh = build_optimizer(forgetful, settings)
-        load_optimizer_tensors(fresh, forgetful, loaded, num_updates=count)
+        load_optimizer_tensors(fresh, forgetful, loaded, lambda name, count=count: count)
         update(forgetful, fresh)
         assert not torch.equal(forgetful.large.weight, net.large.weight)
-=======
-    load_optimizer_tensors(build_optimizer(net, Train()), net, tensors, lambda name: 1)
->>>>>>> main
