@@ -77,6 +77,8 @@ def _prepare_shard(
     records, mask = choose({file: index}, split.part, source)
     mine = split_records(index, records, prepared.num_shards[split.name])[number]
     banned = dev_questions(recipe, split.source, split.part, prepared.folder)
+    if banned:
+        _check_unchanged(prepared, split, source, file_of("dev", source))
     reader = _Reader(recipe.data, source, split.part, banned)
     maker = load_maker(recipe, source, split.part, reader.counts)
     writer = ShardWriter(prepared.shards(split.name)[number], maker.vocab_size)

@@ -7,7 +7,8 @@ Reads a sample of records and the encoder's config.json; writes nothing, loads n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -127,20 +128,30 @@ def num_trained(recipe: Recipe) -> int:
     if model.head != "causal_lm" or not model.lora_rank:
         return num_parameters(recipe)
     config = read_model_config(model.name)
-    hidden = int(config.get("hidden_size", 768))
-    inner = int(config.get("intermediate_size", 4 * hidden))
-    # Two matrices beside each of four linear layers of attention, and three of the rest.
-    of_layer = 4 * 2 * hidden + 3 * (hidden + inner)
+    shapes = _linear_shapes(config)
+    of_layer = sum(rows + columns for rows, columns in shapes)  # two matrices beside each
     return model.lora_rank * int(config.get("num_hidden_layers", 12)) * of_layer
 
 
 def num_parameters(recipe: Recipe) -> int:
-    """Return about how many parameters the encoder has, from its config.json."""
+    """Return about how many parameters the base has, from its config.json."""
     config = read_model_config(recipe.model.name)
     hidden = int(config.get("hidden_size", 768))
-    inner = int(config.get("intermediate_size", 4 * hidden))
     layers = int(config.get("num_hidden_layers", 12))
     own_layers = int(config.get("num_hidden_groups", layers))  # ALBERT shares them
     embedding = int(config.get("embedding_size", hidden))
     vocab = int(config.get("vocab_size", 30_000))
-    return vocab * embedding + own_layers * (4 * hidden * hidden + 2 * hidden * inner)
+    of_layer = sum(rows * columns for rows, columns in _linear_shapes(config))
+    return vocab * embedding + own_layers * of_layer
+
+
+def _linear_shapes(config: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Return the sizes of a layer's matrices: four of attention, and two behind it, or three where
+    one of them is a gate (Qwen, Llama)."""
+    hidden = int(config.get("hidden_size", 768))
+    inner = int(config.get("intermediate_size", 4 * hidden))
+    heads = int(config.get("num_attention_heads", 12))
+    keys = hidden * int(config.get("num_key_value_heads", heads)) // heads
+    num_behind = 3 if config.get("hidden_act") == "silu" else 2
+    attention = [(hidden, hidden), (hidden, keys), (hidden, keys), (hidden, hidden)]
+    return attention + [(hidden, inner)] * num_behind

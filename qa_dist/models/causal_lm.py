@@ -9,6 +9,7 @@ Batch whose `candidate_mask` marks the answer's tokens. B windows, T tokens, N a
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -180,6 +181,7 @@ def _with_adapter(language_model: Any, model: Model, seed: int) -> Any:
         task_type="CAUSAL_LM",
     )
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks by a name that will go
         torch.manual_seed(seed)
         return peft.get_peft_model(language_model, settings)

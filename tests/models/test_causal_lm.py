@@ -49,6 +49,8 @@ def make_batch(lengths: list[tuple[int, int]], width: int = 0) -> Batch:
         "candidate_mask": answers,
         "starts": torch.zeros(len(lengths), dtype=torch.int64),
         "ends": torch.zeros(len(lengths), dtype=torch.int64),
+        "labels": None,
+        "nulls_at": none,
         "context_at": none,
         "context_from": none,
         "lengths": real.sum(1).numpy(),
