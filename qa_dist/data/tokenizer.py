@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qa_dist.data.order import PAD_MULTIPLE
 from qa_dist.files import canonical_json, file_sha256
-from qa_dist.records import InputError
+from qa_dist.records import PAD_MULTIPLE, InputError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

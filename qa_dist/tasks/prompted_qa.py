@@ -23,8 +23,8 @@ RULE = "prompted"
 
 
 def count_questions(record: Mapping[str, Any]) -> int:
-    """Return 1: a record is one question, usable or not."""
-    return 1
+    """Count the questions of one record, usable or not: one, unless nothing is in it."""
+    return int(bool(record))
 
 
 def read_passage(
