@@ -43,7 +43,7 @@ from qa_dist.recipe_checks import show_value
 from qa_dist.records import BadRecordError, InputError, Passage
 from qa_dist.tasks import TASKS
 
-FORMAT = 2
+FORMAT = 3
 MIN_SHARD_QUESTIONS = 2000
 
 

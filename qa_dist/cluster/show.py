@@ -148,7 +148,15 @@ def show_prepared(
 
 
 def show_scores(console: Console, scores: Mapping[str, Any], recipe: str) -> None:
-    """Print EM and F1 with intervals: all thresholds, then by answer type, turn and domain."""
+    """Print EM and F1 with intervals: all thresholds, then by answer type, turn and domain; a table
+    for each source."""
+    for name, of_source in scores.get("sources", {}).items():
+        show_scores(console, {**of_source, "step": scores["step"]}, f"{recipe}, {name}")
+    if "sources" in scores:
+        mean = scores["scores"]["mean"]
+        line = f"mean of the sources: EM {mean['em']:.1f}, F1 {mean['f1']:.1f}"
+        console.print(line, highlight=False)
+        return
     num, groups = scores["num_questions"], scores["num_groups"]
     over = f"{num:,} questions" + (f" of {groups:,} stories" if groups != num else "")
     table = Table(title=f"{recipe}, step {scores['step']}: {over}", title_justify="left")
