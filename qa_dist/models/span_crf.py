@@ -6,9 +6,9 @@ log p(all O), so windows compare though their lengths differ. Question and speci
 part: the context's tokens are gathered, so that the chain has no holes.
 
 Worked example. Two tokens of context, no transition scores, emissions O, B, I of 0, 1, 0 and 0, 0,
-2. The legal paths are OO 0, OB 0, BO 1, BB 1, BI 3, so log Z = log(2 e^0 + 2 e^1 + e^3) = log
-27.522 = 3.315. The span of both tokens scores 3 - 3.315 = -0.315, the first alone -2.315, the second alone
-and null -3.315 each; null odds are -3. BB holds two spans: it counts in Z, but is no candidate.
+2. The legal paths are OO 0, OB 0, BO 1, BB 1, BI 3, so log Z = log(2 e^0 + 2 e^1 + e^3) = 3.315.
+The span of both tokens scores 3 - 3.315 = -0.315, the first alone -2.315, the second alone and null
+-3.315 each; null odds are -3. BB holds two spans: it counts in Z, but is no candidate.
 
 B windows, T tokens, S tokens of context at most, H hidden, N candidates.
 """
