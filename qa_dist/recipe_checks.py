@@ -226,8 +226,8 @@ def _check_windowing(recipe: Recipe) -> Iterator[str]:
     limit = length - 4 - overlap - new_tokens
     if all(source.task == "ner" for source in recipe.sources):  # nothing is asked
         if limit < 0:
-            given = f"data.window_overlap_tokens={overlap}"
-            yield f"{given}: expected at most {overlap + limit} with data.max_length_tokens={length}"
+            wanted = f"expected at most {overlap + limit} with data.max_length_tokens={length}"
+            yield f"data.window_overlap_tokens={overlap}: {wanted}"
     elif limit < data.max_question_tokens:
         yield (
             f"data.max_question_tokens={data.max_question_tokens}: expected at most {limit} with"
