@@ -51,7 +51,7 @@ from qa_dist.records import BadRecordError, InputError, Passage
 from qa_dist.tasks import TASKS
 from qa_dist.tasks.ner import source_labels
 
-FORMAT = 2
+FORMAT = 3
 MIN_SHARD_QUESTIONS = 2000
 
 

@@ -226,8 +226,9 @@ def _check_windowing(recipe: Recipe) -> Iterator[str]:
     limit = length - 4 - overlap - new_tokens
     if all(source.task == "ner" for source in recipe.sources):  # nothing is asked
         if limit < 0:
-            wanted = f"expected at most {overlap + limit} with data.max_length_tokens={length}"
-            yield f"data.window_overlap_tokens={overlap}: {wanted}"
+            given = f"data.window_overlap_tokens={overlap}"
+            most = f"expected at most {overlap + limit}"
+            yield f"{given}: {most} with data.max_length_tokens={length}"
     elif limit < data.max_question_tokens:
         yield (
             f"data.max_question_tokens={data.max_question_tokens}: expected at most {limit} with"

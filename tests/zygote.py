@@ -103,7 +103,7 @@ class Zygote:
         """Fork a process that runs `work` on words; `typed`: a file with what stdin is to hold.
 
         "launch", "prepare", "evaluate", "aggregate" and "train_job" are jobs/*.py, "train" is one
-        rank, "broken" and "breakpoint" are launches with something put in.
+        rank; "broken" and "breakpoint" are launches with something put in, "broken_train" a rank.
         """
         self._number += 1
         log = self._folder / f"{self._number:03d}-{work}.log"
@@ -275,7 +275,11 @@ def _serve() -> None:
         steps.seed_generators = seed_generators
         return int(launch(words))
 
-    works |= {"broken": broken, "breakpoint": with_breakpoint}
+    def broken_train(words: Sequence[str]) -> int:
+        BREAKS[words[0]]()
+        return _train(words[1:])
+
+    works |= {"broken": broken, "breakpoint": with_breakpoint, "broken_train": broken_train}
     works |= {name: _load_job(name).main for name in ("prepare", "evaluate", "aggregate")}
     works["train_job"] = _load_job("train").main
     writing = threading.Lock()

@@ -153,6 +153,10 @@ def show_scores(console: Console, scores: Mapping[str, Any], recipe: str) -> Non
         title = f"{recipe}, step {scores['step']}{name and ', '}{name}"
         is_tagged = "precision" in of_source["scores"][of_source["headline"]]
         (_show_entities if is_tagged else _show_questions)(console, of_source, title)
+    if "sources" in scores:
+        mean = scores["scores"]["mean"]
+        line = f"mean of the sources: EM {mean['em']:.1f}, F1 {mean['f1']:.1f}"
+        console.print(line, highlight=False)
 
 
 def _show_questions(console: Console, scores: Mapping[str, Any], title: str) -> None:

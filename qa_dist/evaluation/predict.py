@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,13 +21,16 @@ from qa_dist.checkpoint import load_model_state, reading
 from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.data.shards import Split, open_split, verify_shards
 from qa_dist.evaluation.elements import (
+    UNTRAINED,
     elements,
     is_each_checkpoint,
     is_evaluated,
+    is_floors,
     marker_file,
     origin,
 )
 from qa_dist.evaluation.forward import Forward
+from qa_dist.evaluation.own_history import OwnHistoryPredictor, Predictor, has_own_history
 from qa_dist.evaluation.spans import SpanPredictor
 from qa_dist.evaluation.tags import TagPredictor
 from qa_dist.files import (
@@ -44,6 +47,7 @@ from qa_dist.recipe import Recipe, Source, form_of, source_splits, trained_sourc
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
+from qa_dist.tasks import TASKS
 
 
 def evaluate_element(run: RunDir, element: int) -> None:
@@ -60,6 +64,9 @@ def evaluate_element(run: RunDir, element: int) -> None:
     step, split, shard_name = there[element]
     faults.reach("evaluate.start", step)
     if not is_evaluated(run, step, shard_name):
+        # First, so that who finds the element's own predictions done needn't ask for these.
+        if is_floors(run, element) and not is_evaluated(run, UNTRAINED, shard_name):
+            _evaluate(run, element, UNTRAINED, split, shard_name)
         try:
             with reading(run.checkpoints / step_name(step)):
                 num_windows = _evaluate(run, element, step, split, shard_name)
@@ -78,19 +85,29 @@ def _evaluate(run: RunDir, element: int, step: int, split: str, shard_name: str)
     try:
         verify_shards([shard_path])
         data = open_split([shard_path])
-        state = load_model_state(run.checkpoints / step_name(step))
+        state = None if step == UNTRAINED else load_model_state(run.checkpoints / step_name(step))
     except BrokenFileError as error:
         raise InputError(f"{error}. Delete it and launch the run again") from error
     of = origin(run, step)
     place = next(s.source for s in source_splits(recipe) if s.name == split)
-    rows = make_predictor(run, recipe, load_trained(recipe, prepared, state), place, data).rows()
+    model = load_trained(recipe, prepared, state)
+
+    def load(data: Split) -> Predictor:
+        return make_predictor(run, recipe, model, place, data)
+
+    predictor = load(data)
+    if has_own_history(recipe, recipe.sources[place], split):
+        null_text = TASKS[recipe.sources[place].task].NULL_TEXT
+        predictor = OwnHistoryPredictor(recipe, data, null_text, load)
+    rows = predictor.rows()
     path = run.predictions_file(step, shard_name)
     num_rows = 0
     with replaced_file(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
-        for done, row in rows:
-            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-            num_rows += 1
-            if num_rows % 64 == 0:
+        for turn, (done, row) in enumerate(rows, start=1):
+            if row is not None:
+                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+                num_rows += 1
+            if turn % 64 == 0:
                 _beat(run, element, "running", done, data.num_windows)
         faults.reach("evaluate.before_rename", step)
     write_json(
@@ -106,23 +123,14 @@ def _evaluate(run: RunDir, element: int, step: int, split: str, shard_name: str)
     return data.num_windows
 
 
-class Predictor(Protocol):
-    """A model on one shard."""
-
-    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield (windows done, row) for each question of the shard, in the shard's order.
-
-        A row has id, group, rule, facets and the question's scores.
-        """
-        ...
-
-
-def load_trained(recipe: Recipe, prepared: Prepared, state: Mapping[str, Any]) -> nn.Module:
-    """Return the recipe's model with a checkpoint's weights, in evaluation mode on its device."""
+def load_trained(recipe: Recipe, prepared: Prepared, state: Mapping[str, Any] | None) -> nn.Module:
+    """Return the recipe's model with a checkpoint's weights (None: as before training), in
+    evaluation mode on its device."""
     dev = {split.source: split.name for split in source_splits(recipe) if split.part == "dev"}
     classes = [prepared.classes(dev[place]) for place in trained_sources(recipe)]
     model = build_model(recipe, classes)
-    model.load_state_dict(state)
+    if state is not None:
+        model.load_state_dict(state)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return model.to(device).eval()
 

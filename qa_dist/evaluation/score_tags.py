@@ -12,7 +12,7 @@ from typing import Any
 
 from qa_dist.files import write_text
 from qa_dist.recipe import Recipe, Source
-from qa_dist.text.intervals import ratio_interval
+from qa_dist.text.bootstrap import ratio_interval
 from qa_dist.text.tags import (
     SentenceCounts,
     Tally,

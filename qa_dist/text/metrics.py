@@ -1,7 +1,7 @@
 """Exact match and F1 by the rules of SQuAD 1.1, SQuAD 2.0 and CoQA, as their official scripts do.
 
 In: predictions and references as strings. Out: scores per question (0..1), the official reports
-(percent), bootstrap intervals. Pure functions: no torch, no files, no printing.
+(percent). Pure functions: no torch, no files, no printing.
 Equal to the last digit: sums run in the data's order, products in the official one, and what is an
 int there is an int here, since from Python 3.12 on `sum()` rounds ints and floats differently.
 """
@@ -175,33 +175,6 @@ def score_coqa(
         terms = [_terms(text) for text in gold.references]
         scores[key] = _left_out_mean([(t, terms[:i] + terms[i + 1 :]) for i, t in enumerate(terms)])
     return _domain_report(golds, scores, rounded)
-
-
-def bootstrap_interval(
-    values: Sequence[float],
-    groups: Sequence[Hashable] | None = None,
-    weights: Sequence[float] | None = None,
-    num_resamples: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Return the 95 % percentile interval (low, high) of the values' mean, in their own unit.
-
-    Resamples questions, or whole groups where `groups` names each value's (CoQA: its story); a
-    resample's mean is sum over sum, so that a group counts by its size. weights: each value's, > 0.
-    The same arguments in the same order give the same interval. Raises ValueError for input that
-    is empty, of uneven lengths or not finite.
-    """
-    import numpy as np  # here, since whoever needs no interval should start at once
-
-    from qa_dist.text.intervals import ratio_interval
-
-    means = np.asarray(values, dtype=np.float64)  # (N,), as `sizes`
-    sizes = np.ones_like(means) if weights is None else np.asarray(weights, np.float64)
-    if not len(means) or means.shape != sizes.shape or num_resamples < 1:
-        raise ValueError("expected one weight per value, at least one value and one resample")
-    if not (np.isfinite(means) & np.isfinite(sizes) & (sizes > 0)).all():
-        raise ValueError("expected finite values, and finite weights above 0")
-    return ratio_interval(means * sizes, sizes, groups, num_resamples, seed)
 
 
 def _normalized(text: str) -> _Terms:

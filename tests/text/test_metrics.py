@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qa_dist.records import InputError
-from qa_dist.text import intervals, metrics
+from qa_dist.text import metrics
 from qa_dist.text.metrics import CoqaGold
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -531,76 +531,6 @@ def test_coqa_equals_the_plain_rule(turns: list[tuple[str, list[str], str | None
         assert as_text(rounded[name]) == as_text(expected)
     overall = metrics.score_coqa(golds, None, rounded=False)["overall"]["f1"]
     assert overall == pytest.approx(100 * human / len(turns), abs=1e-9)
-
-
-# ---------------------------------------------------------------- bootstrap
-
-
-def test_bootstrap_of_equal_values_has_no_width() -> None:
-    assert metrics.bootstrap_interval([0.5] * 20) == (0.5, 0.5)
-    assert metrics.bootstrap_interval([1, 0, 1, 0], groups=["story"] * 4) == (0.5, 0.5)
-    assert metrics.bootstrap_interval([7.0]) == (7.0, 7.0)
-
-
-def test_bootstrap_is_near_the_normal_interval() -> None:
-    low, high = metrics.bootstrap_interval([0.0, 1.0] * 5000)
-    assert low == pytest.approx(0.5 - 1.96 * 0.005, abs=0.0012)
-    assert high == pytest.approx(0.5 + 1.96 * 0.005, abs=0.0012)
-
-
-def test_bootstrap_is_a_function_of_its_arguments() -> None:
-    values = [i % 7 / 6 for i in range(300)]
-    interval = metrics.bootstrap_interval(values)
-    assert metrics.bootstrap_interval(values) == interval
-    assert metrics.bootstrap_interval(values, seed=1) != interval
-    assert metrics.bootstrap_interval(values, num_resamples=50) != interval
-    assert metrics.bootstrap_interval(values, groups=range(300)) == interval
-
-
-def test_bootstrap_does_not_depend_on_the_size_of_its_pieces(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    values = [i % 7 / 6 for i in range(301)]
-    interval = metrics.bootstrap_interval(values)
-    monkeypatch.setattr(intervals, "_MAX_DRAWS", 1000)
-    assert metrics.bootstrap_interval(values) == interval
-    monkeypatch.setattr(intervals, "_MAX_DRAWS", 1)
-    assert metrics.bootstrap_interval(values) == interval
-
-
-def test_bootstrap_of_groups_resamples_whole_groups_by_their_size() -> None:
-    # Ten stories of equal turns: questions look far more certain than stories are.
-    values = [float(story % 2) for story in range(10) for _ in range(100)]
-    stories = [story for story in range(10) for _ in range(100)]
-    low, high = metrics.bootstrap_interval(values, groups=stories)
-    assert low <= 0.2 and high >= 0.8
-    low, high = metrics.bootstrap_interval(values)
-    assert low > 0.45 and high < 0.55
-    # A story's turns and its mean with its size as weight are the same thing.
-    sizes = [1, 5, 2, 9, 4, 4]
-    means = [0.1, 0.9, 0.4, 0.6, 0.0, 1.0]
-    turns = [mean for mean, size in zip(means, sizes, strict=True) for _ in range(size)]
-    groups = [story for story, size in enumerate(sizes) for _ in range(size)]
-    by_groups = metrics.bootstrap_interval(turns, groups=groups)
-    assert by_groups == pytest.approx(metrics.bootstrap_interval(means, weights=sizes), abs=1e-12)
-    assert by_groups != pytest.approx(metrics.bootstrap_interval(means), abs=1e-3)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"values": []},
-        {"values": [1, 2], "weights": [1]},
-        {"values": [1, 2], "groups": ["a"]},
-        {"values": [1, 2], "weights": [1, 0]},
-        {"values": [1, 2], "weights": [1, float("inf")]},
-        {"values": [1, float("nan")]},
-        {"values": [1, 2], "num_resamples": 0},
-    ],
-)
-def test_bootstrap_refuses_bad_input(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError):
-        metrics.bootstrap_interval(**arguments)
 
 
 # ---------------------------------------------------------------- cost, real data
