@@ -171,8 +171,4 @@ class _Reader:
             writer.finish(template=maker.template.to_json(), classes=list(maker.classes))
             data = open_split([writer.folder])
             predictor = make_predictor(self._run, self._recipe, self._model, self._place, data)
-<<<<<<< HEAD
-            return [row for _, row in predictor.rows()]
-=======
-            return next(row for _, row in predictor.rows() if row is not None)
->>>>>>> main
+            return [row for _, row in predictor.rows() if row is not None]
