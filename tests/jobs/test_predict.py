@@ -49,7 +49,9 @@ def test_the_recipe_learns_small_data(ner_run: RunDir) -> None:
     assert scores["by"]["entity_type"].keys() == {"LOC", "PER"}
 
 
-def test_entities_for_people_and_for_programs(ner_run: RunDir, run_job: Run) -> None:
+def test_entities_for_people_and_for_programs(
+    ner_run: RunDir, run_job: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = "Anna Lee went to\nNew York."
     done = run_job("predict", str(ner_run.root), "--text", text)
     assert (done.returncode, done.stderr) == (0, "")
@@ -59,8 +61,8 @@ def test_entities_for_people_and_for_programs(ner_run: RunDir, run_job: Run) -> 
         "PER 0-8 Anna Lee",
         "LOC 17-25 New York",
     ]
-    done = run_job("predict", str(ner_run.root), f"--text={text}", "--json")
-    (found,) = json.loads(done.stdout)["found"]
+    assert predict.main([str(ner_run.root), f"--text={text}", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["found"]
     assert found["entities"][1] == {"type": "LOC", "start": 17, "end": 25, "text": "New York"}
 
 
