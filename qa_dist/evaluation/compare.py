@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from qa_dist.data.prepared import read_prepared
-from qa_dist.evaluation.elements import WEIGHTS, finished_steps
+from qa_dist.evaluation.elements import UNTRAINED, WEIGHTS, finished_steps
 from qa_dist.files import read_json, read_setting, read_status
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
@@ -64,8 +64,10 @@ class Outcome:
     threshold: float | None
     figures: dict[str, float]
     """em, em_low, em_high and the same of f1, in percent, at the headline threshold."""
-    own: dict[str, float] | None
-    """The same with the model's own answers as history; None: not made."""
+    own: dict[str, Any] | None
+    """The same with the model's own answers as history, and "gap"; None: not made."""
+    floor: dict[str, float] | None
+    """The figures before training (evaluation.floor); None: not made."""
     parameters: int | None
     """Of the saved weights; None where no checkpoint is left."""
     windows_per_s: float | None
@@ -139,6 +141,7 @@ def read_outcome(run: RunDir, recipes: Path) -> Outcome:
         threshold=threshold,
         figures=figures,
         own=scores.get("own_history"),
+        floor=_floor(run),
         parameters=count_parameters(run, step),
         windows_per_s=rate,
         step_s=batch / rate if rate else None,
@@ -146,6 +149,14 @@ def read_outcome(run: RunDir, recipes: Path) -> Outcome:
         epochs=read_epochs(run, lines),
         published=read_published(recipes / f"{run.root.parent.name}.yaml"),
     )
+
+
+def _floor(run: RunDir) -> dict[str, float] | None:
+    path = run.scores_file(UNTRAINED)
+    if not path.is_file():
+        return None
+    scores = read_json(path)
+    return dict(scores["scores"][scores["headline"]])
 
 
 def run_label(run: RunDir) -> str:

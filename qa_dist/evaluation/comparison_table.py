@@ -36,7 +36,7 @@ def tables(sides: Sequence[Side], pairs: Sequence[Paired]) -> list[TextTable]:
 
 def results_table(sides: Sequence[Side]) -> TextTable:
     """Return a row for each side: scores, what it took, and the published figure."""
-    head = ["", "questions", "EM", "F1", "threshold", "own history F1", "gap"]
+    head = ["", "questions", "EM", "F1", "threshold", "untrained F1", "own history F1", "gap"]
     head += ["parameters", "windows/s", "s/step", "memory GB", "published EM", "published F1"]
     rows = []
     for side in sides:
@@ -48,6 +48,7 @@ def results_table(sides: Sequence[Side]) -> TextTable:
                 _score(side, "em"),
                 _score(side, "f1"),
                 f"{one.headline}{'' if one.threshold is None else f' {one.threshold:.2f}'}",
+                _figure(_mean([o.floor["f1"] if o.floor else None for o in side.outcomes])),
                 _figure(_own(side)),
                 _figure(None if (own := _own(side)) is None else side.mean("f1") - own),
                 "-" if one.parameters is None else f"{one.parameters:,}",
