@@ -194,9 +194,9 @@ def _drop_a_window() -> None:
 
 
 def _dont_seed_dropout() -> None:
-    from qa_dist.training import loop
+    from qa_dist.training import steps
 
-    loop.seed_generators = lambda seed: None
+    steps.seed_generators = lambda seed: None
 
 
 def _shift_learning_rate() -> None:
@@ -263,16 +263,16 @@ def _serve() -> None:
         return int(launch(words[1:]))
 
     def with_breakpoint(words: Sequence[str]) -> int:
-        from qa_dist.training import loop
+        from qa_dist.training import steps
 
-        right, stops = loop.seed_generators, iter([True])
+        right, stops = steps.seed_generators, iter([True])
 
         def seed_generators(seed: int) -> None:
             right(seed)
             if next(stops, False):
                 breakpoint()
 
-        loop.seed_generators = seed_generators
+        steps.seed_generators = seed_generators
         return int(launch(words))
 
     def broken_train(words: Sequence[str]) -> int:

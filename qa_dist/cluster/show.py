@@ -148,12 +148,22 @@ def show_prepared(
 
 
 def show_scores(console: Console, scores: Mapping[str, Any], recipe: str) -> None:
-    """Print EM and F1 with intervals: all thresholds, then by answer type, turn and domain."""
+    """Print a checkpoint's figures with intervals, a table for each source."""
+    for name, of_source in scores.get("sources", {"": scores}).items():
+        title = f"{recipe}, step {scores['step']}{name and ', '}{name}"
+        is_tagged = "precision" in of_source["scores"][of_source["headline"]]
+        (_show_entities if is_tagged else _show_questions)(console, of_source, title)
+    if "sources" in scores:
+        mean = scores["scores"]["mean"]
+        line = f"mean of the sources: EM {mean['em']:.1f}, F1 {mean['f1']:.1f}"
+        console.print(line, highlight=False)
+
+
+def _show_questions(console: Console, scores: Mapping[str, Any], title: str) -> None:
+    """Print EM and F1: all thresholds, then by answer type, turn and domain."""
     num, groups = scores["num_questions"], scores["num_groups"]
     over = f"{num:,} questions" + (f" of {groups:,} stories" if groups != num else "")
-    table = Table(title=f"{recipe}, step {scores['step']}: {over}", title_justify="left")
-    for name, side in (("", "left"), ("questions", "right"), ("EM", "right"), ("F1", "right")):
-        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    table = _table(f"{title}: {over}", "questions", "EM", "F1")
     for name, figures in scores["scores"].items():
         mark = " *" if name == scores["headline"] and len(scores["scores"]) > 1 else ""
         table.add_row(
@@ -194,6 +204,40 @@ def _show_own_history(console: Console, scores: Mapping[str, Any]) -> None:
     console.print(note, highlight=False)
 
 
+def _show_entities(console: Console, scores: Mapping[str, Any], title: str) -> None:
+    """Print precision, recall and F1 of entities in both readings, then by type; and what single
+    words and whole sentences score."""
+    num, groups = scores["num_questions"], scores["num_groups"]
+    over = f"{num:,} sentences" + (f" of {groups:,} documents" if groups != num else "")
+    table = _table(f"{title}: {over}", "entities", "precision", "recall", "F1")
+    rows = scores["by"]["entity_type"]
+    metrics = ("precision", "recall", "f1")
+    for name, figures in scores["scores"].items():
+        count = sum(row["num_entities"] for row in rows.values())
+        table.add_row(f"all, {name}", f"{count:,}", *_cells(figures, metrics), style="bold")
+    table.add_section()
+    for row, figures in rows.items():
+        table.add_row(escape(row), f"{figures['num_entities']:,}", *_cells(figures, metrics))
+    console.print(table)
+    headline = scores["scores"][scores["headline"]]
+    words, sentences = _cells(headline, ("accuracy", "em"))
+    console.print(
+        f"Words tagged rightly: {words} %; sentences without a fault: {sentences} %. "
+        f"{escape('[..]')}: 95 % bootstrap interval. default: tags as conlleval reads them; "
+        "strict: as IOB2.",
+        highlight=False,
+    )
+
+
+def _table(title: str, *columns: str) -> Table:
+    """Return an empty table: labels on the left, then columns of numbers."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
+
+
 def _threshold_label(name: str, figures: Mapping[str, Any]) -> str:
     if name == "always_answer":
         return "all"
@@ -202,8 +246,8 @@ def _threshold_label(name: str, figures: Mapping[str, Any]) -> str:
     return "all, no-answer threshold 0" if name == "at_0" else f"all, threshold {name}{at}"
 
 
-def _cells(figures: Mapping[str, float]) -> list[str]:
+def _cells(figures: Mapping[str, float], metrics: Sequence[str] = ("em", "f1")) -> list[str]:
     return [
         f"{figures[m]:.1f} \\[{figures[m + '_low']:.1f}, {figures[m + '_high']:.1f}]"
-        for m in ("em", "f1")
+        for m in metrics
     ]
