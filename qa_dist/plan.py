@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
@@ -33,7 +34,7 @@ from qa_dist.data.sources import (
     open_tagged,
 )
 from qa_dist.data.splits import choose_questions, choose_records
-from qa_dist.data.tokenizer import model_limit, tokenizer_digest
+from qa_dist.data.tokenizer import check_chat_template, model_limit, tokenizer_digest
 from qa_dist.files import (
     MARKER,
     BrokenFileError,
@@ -50,6 +51,7 @@ from qa_dist.recipe_checks import show_value
 from qa_dist.records import BadRecordError, InputError, Passage
 from qa_dist.tasks import TASKS
 from qa_dist.tasks.ner import source_labels
+from qa_dist.text.prompts import PROMPT_VERSION
 
 FORMAT = 3
 MIN_SHARD_QUESTIONS = 2000
@@ -96,6 +98,7 @@ def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
     Raises InputError if a file is missing or malformed, or the encoder can't hold windows of this
     length.
     """
+    _check_libraries(recipe)
     digests = _source_digests(recipe)
     limit, tokenizer = _read_encoder(recipe)
     if limit is not None and recipe.data.max_length_tokens > limit:
@@ -109,7 +112,7 @@ def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
     facts = {
         "format": FORMAT,
         "sources": [
-            {"inputs": inputs, "source": _chosen(source), "form": form_of(recipe, source)}
+            {"inputs": inputs, "source": _chosen(source), **_form(recipe, source)}
             for source, inputs in zip(recipe.sources, digests, strict=True)
         ],
         "data": settings,
@@ -138,6 +141,29 @@ def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
     return plan
 
 
+def _check_libraries(recipe: Recipe) -> None:
+    """Raise InputError if a library of the extra [qlora] is needed that isn't there."""
+    model, optimizer = recipe.model, recipe.train.optimizer
+    for library, key, is_needed in (
+        ("peft", f"model.lora_rank={model.lora_rank}", model.lora_rank > 0),
+        ("bitsandbytes", f"model.quantization={model.quantization}", model.quantization != "none"),
+        ("bitsandbytes", f"train.optimizer={optimizer}", optimizer != "adamw"),
+    ):
+        if is_needed and importlib.util.find_spec(library) is None:
+            raise InputError(
+                f"{key}: needs {library}, which isn't installed; pip install 'qa-dist[qlora]'"
+            )
+
+
+def _form(recipe: Recipe, source: Source) -> dict[str, Any]:
+    """Return the form of a source, and what else its windows follow from in it."""
+    form = form_of(recipe, source)
+    if form != "text":
+        return {"form": form}
+    room = recipe.evaluation.max_new_tokens
+    return {"form": form, "prompt_version": PROMPT_VERSION, "max_new_tokens": room}
+
+
 def _chosen(source: Source) -> dict[str, Any]:
     """Return the settings of a source that its windows depend on."""
     chosen = asdict(source)
@@ -150,6 +176,8 @@ def _read_encoder(recipe: Recipe) -> tuple[int | None, str]:
     """Return the most tokens that the encoder takes, and the digest of its tokenizer."""
     name = recipe.model.name
     try:
+        if recipe.model.head == "causal_lm":
+            check_chat_template(name)
         return model_limit(name), tokenizer_digest(name, recipe.model.lower_case)
     except OSError as error:
         raise InputError(

@@ -119,7 +119,9 @@ def check_recipe(recipe: Recipe) -> list[str]:
     if not recipe.model.name:
         faults.append("model.name=: expected a hub name or a folder; give model.name=...")
     faults += _check_head(recipe)
-    return [*faults, *_check_windowing(recipe), *_check_steps(recipe)]
+    is_writer = recipe.model.head == "causal_lm"
+    faults += _check_room(recipe) if is_writer else _check_windowing(recipe)
+    return [*faults, *_check_steps(recipe)]
 
 
 def text_fault(text: str) -> str:
@@ -195,12 +197,21 @@ def _check_head(recipe: Recipe) -> Iterator[str]:
         yield f"model.head=causal_lm: expected one source, not {num}; make a recipe for each"
     if is_writer and "ner" in tasks:
         yield "model.head=causal_lm: expected questions to answer, not task=ner; give head=span"
+    if is_writer and any(source.heldout_fraction for source in recipe.sources):
+        key = "sources.0.heldout_fraction"
+        yield f"{key}: expected 0 with model.head=causal_lm, which has no threshold to tune"
     if not is_writer and "prompted_qa" in tasks:
         given = f"model.head={show_value(model.head)}"
         yield f"{given}: expected causal_lm, as the answers of task=prompted_qa aren't spans"
     if model.head == "span_crf" and "coqa" in tasks:
         given = "model.head=span_crf"
         yield f"{given}: expected span, as CoQA's yes, no and unknown aren't labels of tokens"
+    if model.quantization != "none" and train.engine in ("fsdp", "zero3"):
+        given = f"train.engine={train.engine}"
+        yield f"{given}: expected ddp, zero1 or zero2, as 4-bit weights can't be shared out"
+    if train.optimizer != "adamw" and train.engine != "ddp":
+        given = f"train.optimizer={show_value(train.optimizer)}"
+        yield f"{given}: expected adamw with train.engine={train.engine}, which shares moments out"
     if model.quantization != "none" and not (is_writer and model.lora_rank):
         given = f"model.quantization={model.quantization}"
         yield f"{given}: expected none without model.head=causal_lm and model.lora_rank > 0"
@@ -211,6 +222,14 @@ def _check_head(recipe: Recipe) -> Iterator[str]:
     if recipe.sources and not trained_sources(recipe):
         names = ", ".join(source_names(recipe))
         yield f"train.only={show_value(train.only)}: expected all, or one of {names}"
+
+
+def _check_room(recipe: Recipe) -> Iterator[str]:
+    """A prompt must fit beside what is written."""
+    length, answer = recipe.data.max_length_tokens, recipe.evaluation.max_new_tokens
+    if answer >= length:
+        wanted = f"less than data.max_length_tokens={length}, as the prompt must fit too"
+        yield f"evaluation.max_new_tokens={answer}: expected {wanted}; lower it"
 
 
 def _check_windowing(recipe: Recipe) -> Iterator[str]:

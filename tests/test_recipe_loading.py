@@ -171,7 +171,7 @@ def test_a_key_given_twice_in_two_forms(folder: Path) -> None:
 
 def test_an_unknown_recipe_gets_a_suggestion() -> None:
     (fault,) = faults_of(load_recipe, "coqa_elektra", [], RECIPES)
-    assert 'did you mean "coqa_electra"? recipes: coqa_albert, coqa_bert, ' in fault
+    assert 'did you mean "coqa_electra"? recipes: academic_qwen_qlora, coqa_' in fault
     (fault,) = faults_of(load_profile, "debugg", PROFILES)
     assert 'did you mean "debug"? profiles: a100x8, cpu, debug' in fault
 
@@ -438,6 +438,8 @@ def test_the_recipes_that_were_promised() -> None:
         "squad1_bert",
         "squad2_spanbert",
         "squad2_electra",
+        "academic_qwen_qlora",
+        "coqa_qwen_qlora",
     }
     spanbert = load_recipe("squad2_spanbert", [], RECIPES)
     train, data = spanbert.train, spanbert.data

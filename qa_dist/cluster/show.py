@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -147,6 +147,9 @@ def show_prepared(
     say(f"{windows_per_s:,.0f} windows/s, start of the processes included")
 
 
+_COLUMNS = {"em": "EM", "f1": "F1", "keyword_overlap": "keyword overlap"}
+
+
 def show_scores(console: Console, scores: Mapping[str, Any], recipe: str) -> None:
     """Print a checkpoint's figures with intervals, a table for each source."""
     for name, of_source in scores.get("sources", {"": scores}).items():
@@ -160,23 +163,31 @@ def show_scores(console: Console, scores: Mapping[str, Any], recipe: str) -> Non
 
 
 def _show_questions(console: Console, scores: Mapping[str, Any], title: str) -> None:
-    """Print EM and F1: all thresholds, then by answer type, turn and domain."""
+    """Print EM and F1, of written answers keyword overlap too: all thresholds (or models), then by
+    answer type, turn and domain."""
     num, groups = scores["num_questions"], scores["num_groups"]
     over = f"{num:,} questions" + (f" of {groups:,} stories" if groups != num else "")
-    table = _table(f"{title}: {over}", "questions", "EM", "F1")
+    metrics = {m: c for m, c in _COLUMNS.items() if m in scores["scores"][scores["headline"]]}
+    table = _table(f"{title}: {over}", "questions", *metrics.values())
     for name, figures in scores["scores"].items():
         mark = " *" if name == scores["headline"] and len(scores["scores"]) > 1 else ""
         table.add_row(
-            _threshold_label(name, figures) + mark, f"{num:,}", *_cells(figures), style="bold"
+            _label(name, figures) + mark, f"{num:,}", *_cells(figures, metrics), style="bold"
         )
     for kind, rows in scores["by"].items():
         table.add_section()
         for row, figures in rows.items():
             label = f"{kind.replace('_', ' ')}: {row}"
-            table.add_row(escape(label), f"{figures['num_questions']:,}", *_cells(figures))
+            table.add_row(escape(label), f"{figures['num_questions']:,}", *_cells(figures, metrics))
     console.print(table)
     notes = "[..]: 95 % bootstrap interval."
-    if len(scores["scores"]) > 1:
+    if compared := scores.get("compared"):
+        notes += (
+            f" base: the same model, adapter off; floor: another question's answer. By overlap "
+            f"tuned wins {compared['win']}, ties {compared['tie']}, loses {compared['loss']}; "
+            "report/ shows each question."
+        )
+    elif "oracle" in scores["scores"]:
         notes += " *: the threshold used below it; oracle was chosen on dev itself: an upper bound."
     console.print(escape(notes), highlight=False)
     if "own_history" in scores:
@@ -237,15 +248,17 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _threshold_label(name: str, figures: Mapping[str, Any]) -> str:
+def _label(name: str, figures: Mapping[str, Any]) -> str:
     if name == "always_answer":
         return "all"
+    if "threshold" not in figures:  # written answers: tuned, base, floor
+        return name
     threshold = figures["threshold"]
     at = "" if threshold is None or name == "at_0" else f" ({threshold:.2f})"
     return "all, no-answer threshold 0" if name == "at_0" else f"all, threshold {name}{at}"
 
 
-def _cells(figures: Mapping[str, float], metrics: Sequence[str] = ("em", "f1")) -> list[str]:
+def _cells(figures: Mapping[str, float], metrics: Iterable[str]) -> list[str]:
     return [
         f"{figures[m]:.1f} \\[{figures[m + '_low']:.1f}, {figures[m + '_high']:.1f}]"
         for m in metrics

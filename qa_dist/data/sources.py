@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from qa_dist.data.conll import ConllRecords
+from qa_dist.data.flat_records import LINES_ENDING, index_flat, line_number
 from qa_dist.data.raw_records import (
     Count,
     RecordIndex,
@@ -65,15 +66,19 @@ def open_records(
 ) -> Records:
     """Open a source: the path of a JSON file, or a hub dataset's name.
 
-    split: "train" or "dev", which of a hub dataset's splits to take. levels, count: the task's.
+    split: "train" or "dev", which of a hub dataset's splits to take. levels, count: the task's; no
+    levels: a record per line of a .jsonl file, or under each key of a JSON object.
     index: from an earlier call for the same source; None: made now, which reads all of the file.
     Raises InputError where the source isn't there or isn't such a file.
     """
     if is_hub_name(source):
         if tuple(levels) != SQUAD_LEVELS:
-            raise InputError(_no_hub_message(source))
+            raise InputError(_no_hub_message(source) if levels else _no_flat_hub_message(source))
         return HubRecords(source, open_hub(source, split), index)
     path = Path(source).expanduser()
+    if not levels:
+        kind = LineRecords if path.suffix.lower() == LINES_ENDING else JsonRecords
+        return kind(path, index_flat(path, count) if index is None else index)
     return JsonRecords(path, index_json(path, levels, count) if index is None else index)
 
 
@@ -107,6 +112,13 @@ def _no_hub_message(name: str) -> str:
     return (
         f"{name}: CoQA can't be read from the hub, whose copy lacks the ids and additional answers "
         "that official scores need; give Stanford's file (https://stanfordnlp.github.io/coqa/)"
+    )
+
+
+def _no_flat_hub_message(name: str) -> str:
+    return (
+        f"{name}: there is no such file, and such questions can't be read from the hub; give a "
+        f"local *{LINES_ENDING} with id, question and answer per line, or PubMedQA's JSON file"
     )
 
 
@@ -154,6 +166,14 @@ class JsonRecords:
         except BadRecordError:
             name = ""
         return name.strip() or f"group-{group:05d}"
+
+
+class LineRecords(JsonRecords):
+    """Records of a .jsonl file: the lines that aren't empty."""
+
+    def _record_id(self, record: int) -> str:
+        start = int(self.index.starts[record])
+        return f"{self._path.name}:{line_number(self._path, start)}"
 
 
 # --- A hub dataset ---

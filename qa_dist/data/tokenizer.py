@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.json"
 _WHOLE_FILE = "tokenizer.json"
 _SETTINGS_FILE = "tokenizer_config.json"
-_SETTING_FILES = (_SETTINGS_FILE, "special_tokens_map.json", "added_tokens.json")
+_TEMPLATE_FILE = "chat_template.jinja"
+_SETTING_FILES = (
+    *(_SETTINGS_FILE, "special_tokens_map.json", "added_tokens.json"),
+    _TEMPLATE_FILE,
+)
 _VOCAB_FILES = (
     *("vocab.txt", "vocab.json", "merges.txt", "bpe.codes"),
     *("spiece.model", "spm.model", "sentencepiece.bpe.model", "tokenizer.model"),
@@ -112,6 +116,32 @@ def load_tokenizer(name: str, lower_case: bool | None) -> LoadedTokenizer:
     template = read_pair_template(backend, ids["cls"], ids["sep"], ids["pad"])
     vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
     return LoadedTokenizer(backend, template, sep_text, vocab_size)
+
+
+def check_chat_template(name: str) -> None:
+    """Raise InputError if the model's tokenizer has no chat template; loads nothing."""
+    files = _find_files(name, (_SETTINGS_FILE, _TEMPLATE_FILE))
+    has_one = _TEMPLATE_FILE in files
+    if not has_one and _SETTINGS_FILE in files:
+        has_one = bool(_read_json(name, files[_SETTINGS_FILE]).get("chat_template"))
+    if not has_one:
+        raise InputError(
+            f"model.name={name}: its tokenizer has no chat template; with model.head=causal_lm use "
+            "a model that was trained on conversations, such as Qwen/Qwen2.5-3B-Instruct"
+        )
+
+
+def load_chat_tokenizer(name: str) -> Any:
+    """Load the tokenizer of a chat model, with its own chat template; raise InputError if it can't
+    be loaded, isn't fast or has no template."""
+    loaded = _load_from_files(name, None)
+    if not getattr(loaded, "is_fast", False):
+        raise InputError(
+            f"model.name={name}: {type(loaded).__name__} isn't a fast tokenizer, and prompts need "
+            "one to cut long contexts; use a model with a tokenizer.json"
+        )
+    check_chat_template(name)
+    return loaded
 
 
 def tokenizer_digest(name: str, lower_case: bool | None) -> str:

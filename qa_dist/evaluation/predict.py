@@ -30,6 +30,7 @@ from qa_dist.evaluation.elements import (
     origin,
 )
 from qa_dist.evaluation.forward import Forward
+from qa_dist.evaluation.generate import TextPredictor
 from qa_dist.evaluation.own_history import OwnHistoryPredictor, Predictor, has_own_history
 from qa_dist.evaluation.spans import SpanPredictor
 from qa_dist.evaluation.tags import TagPredictor
@@ -144,6 +145,7 @@ def make_predictor(
     predictors: dict[str, Callable[[Recipe, Source, Forward, Split], Predictor]] = {
         "span": SpanPredictor,
         "tags": TagPredictor,
+        "text": TextPredictor,
     }
     return predictors[form_of(recipe, source)](recipe, source, forward, data)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from qa_dist.models.causal_lm import build_causal_lm
 from qa_dist.models.encoder import load_encoder
 from qa_dist.models.multitask import MultitaskModel, add_adapters
 from qa_dist.models.span import SpanHead
@@ -26,6 +27,8 @@ def build_model(recipe: Recipe, classes: Sequence[Sequence[str]]) -> nn.Module:
     (Batch, number of the source among them) the model returns a summed loss: (). Raises InputError
     if the encoder can't be loaded.
     """
+    if recipe.model.head == "causal_lm":
+        return build_causal_lm(recipe.model, recipe.train.seed)
     encoder = load_encoder(recipe.model)
     places, names = trained_sources(recipe), source_names(recipe)
     hidden_size: int = encoder.config.hidden_size  # type: ignore[assignment,union-attr]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from qa_dist.data.shards import ShardWriter
@@ -15,6 +15,7 @@ from qa_dist.text.windows import PairTemplate
 from qa_dist.windowing.counts import FIRST_IDS, Counts
 from qa_dist.windowing.span import SpanMaker
 from qa_dist.windowing.tags import TagMaker
+from qa_dist.windowing.text import TextMaker
 
 __all__ = ["FIRST_IDS", "Counts", "Maker", "load_maker"]
 
@@ -50,5 +51,8 @@ def load_maker(
     loaded."""
     if form_of(recipe, source) == "tags":
         return TagMaker(recipe, counts, labels)
-    makers = {"span": SpanMaker}
+    makers: dict[str, Callable[[Recipe, Source, str, Counts], Maker]] = {
+        "span": SpanMaker,
+        "text": TextMaker,
+    }
     return makers[form_of(recipe, source)](recipe, source, part, counts)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from runs import make_run
 from transformers import BertConfig, BertModel
 
-from qa_dist.cluster.forecast import memory_gb, print_forecast, windows_per_question
+from qa_dist.cluster.forecast import (
+    checkpoint_gb,
+    memory_gb,
+    num_parameters,
+    num_trained,
+    print_forecast,
+    windows_per_question,
+)
 from qa_dist.cluster.submit import Place
 from qa_dist.data.prepared import read_prepared
 from qa_dist.plan import make_plan
@@ -80,6 +89,25 @@ def test_memory_counts_parameters_and_one_micro_batch(tmp_path: Path) -> None:
     state = 16 * num_parameters / 1e9
     assert guess(micro_batch_tokens=8) == pytest.approx(state, rel=0.1)
     assert guess(micro_batch_tokens=8192) > 1.2 * guess(micro_batch_tokens=8)
+
+
+def test_adapters_on_a_4_bit_base_take_little(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36}
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 2}
+    of_qwen = {"vocab_size": 151936, "hidden_act": "silu", **sizes, **heads}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2", **of_qwen}))
+
+    def recipe(**model: Any) -> Recipe:
+        named = Model(name=str(tmp_path), head="causal_lm", **model)
+        return Recipe(model=named, train=Train(micro_batch_tokens=8192))
+
+    qlora = recipe(lora_rank=16, quantization="nf4", gradient_checkpointing=True)
+    assert num_parameters(qlora) == pytest.approx(3.09e9, rel=0.01)  # as Qwen2.5-3B's card says
+    assert num_trained(qlora) == 29_933_568  # what peft counts
+    assert checkpoint_gb(qlora) < 0.5 < 30 < checkpoint_gb(recipe())
+    assert memory_gb(qlora) < memory_gb(recipe(lora_rank=16)) < memory_gb(recipe())
+    plain = recipe(lora_rank=16, quantization="nf4")
+    assert memory_gb(qlora) < 0.5 * memory_gb(plain)
 
 
 def test_a_forecast_loads_no_torch() -> None:

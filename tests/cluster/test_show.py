@@ -141,6 +141,24 @@ def test_one_threshold_needs_no_mark() -> None:
     assert "│ all " in stream.getvalue()
 
 
+def test_written_answers_are_shown_beside_the_base_and_the_floor() -> None:
+    console, stream = make_console()
+    scores = make_scores(always_answer=None)
+    ((_, figures),) = scores["scores"].items()
+    del figures["threshold"]
+    overlap = {f"keyword_overlap{end}": value for end, value in (("", 71.0), ("_low", 70.0))}
+    for part in (figures, *scores["by"]["answer_type"].values()):
+        part |= {**overlap, "keyword_overlap_high": 72.0}
+    scores |= {"headline": "tuned", "scores": dict.fromkeys(("tuned", "base", "floor"), figures)}
+    scores["compared"] = {"win": 31, "tie": 12, "loss": 5}
+    show_scores(console, scores, "qlora")
+    text = stream.getvalue()
+    assert "keyword overlap" in text and text.count("71.0 [70.0, 72.0]") == 4
+    assert "tuned *" in text and "base " in text and "floor " in text
+    assert "tuned wins 31, ties 12, loses 5" in " ".join(text.split())
+    assert "upper bound" not in text
+
+
 def test_what_was_submitted_names_what_training_will_submit(tmp_path: Path) -> None:
     fake = fabricate(tmp_path)
     update_run(fake.run, stages=["train", "evaluate"])
