@@ -206,3 +206,23 @@ def test_what_was_submitted_names_what_training_will_submit(tmp_path: Path) -> N
     assert later not in shown("train") and "train" in shown("train")
     fake.run.recipe.write_text("evaluation:\n  when: each_checkpoint\n")
     assert later in shown("prepare", "train") and later not in shown("evaluate")
+
+
+def test_both_histories_and_the_gap_are_shown() -> None:
+    figures = {"em": 50.0, "em_low": 45.0, "em_high": 55.0}
+    figures |= {"f1": 60.0, "f1_low": 55.0, "f1_high": 65.0}
+    own = {**figures, "f1": 52.5}
+    gap = {"mean": 7.5, "low": 5.0, "high": 10.0, "p_value": 0.001}
+    scores: dict[str, Any] = {
+        **{"step": 8, "headline": "at_0", "num_questions": 9, "num_groups": 2, "partial": False},
+        "scores": {"at_0": {"threshold": 0.0, **figures}},
+        "by": {"turn": {"1": {"num_questions": 9, **figures}}},
+        "own_history": {**own, "gap": {"em": gap, "f1": gap}, "by": {"turn": {"1": own}}},
+    }
+    console, stream = make_console()
+    show_scores(console, scores, "coqa_bert")
+    lines = stream.getvalue().splitlines()
+    title = next(i for i, line in enumerate(lines) if "own answers as history" in line)
+    cells = [[c.strip() for c in line.split("│")[1:-1]] for line in lines[title:] if "│" in line]
+    both = ["50.0 [45.0, 55.0]", "52.5 [55.0, 65.0]", "60.0"]
+    assert cells == [["all", *both, "7.5 [5.0, 10.0]"], ["turn: 1", *both, "7.5"]]
