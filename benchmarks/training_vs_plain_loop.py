@@ -109,8 +109,7 @@ def build_ours(folder: Path, encoder: str, train: str) -> Any:
     facts = json.loads(run.run_json.read_text())
     engine = Engine(resolve_precision("auto"))
     training = Training(run, recipe, prepared, engine, facts)
-    training.wrapped = engine.prepare(training.model)
-    training.model.train()
+    training._lay_out(None)
     return training
 
 
@@ -136,7 +135,7 @@ class PlainLoop:
         self.model = AutoModelForQuestionAnswering.from_pretrained(
             encoder, dtype=torch.float32, attention_probs_dropout_prob=0.0
         )
-        head = ours.model.qa_outputs
+        head = ours.model.heads[0].qa_outputs
         with torch.no_grad():
             self.model.qa_outputs.weight.copy_(head.weight)
             self.model.qa_outputs.bias.copy_(head.bias)

@@ -45,7 +45,7 @@ from qa_dist.records import BadRecordError, InputError, Passage
 from qa_dist.tasks import TASKS
 from qa_dist.text.prompts import PROMPT_VERSION
 
-FORMAT = 2
+FORMAT = 3
 MIN_SHARD_QUESTIONS = 2000
 
 

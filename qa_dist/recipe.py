@@ -71,7 +71,7 @@ class Model:
     """The encoder (a value, never a file) and its head."""
 
     name: str = ""
-    """A hub name ("bert-base-uncased"), or a folder: config.json, safetensors, tokenizer files."""
+    """A hub name ("bert-base-uncased"), or a folder: config.json, weights, tokenizer files."""
     head: str = "span"
     """"span": start and end logits over the tokens, and logits for the task's answer classes;
     "span_crf": a chain of labels O, B, I; "causal_lm": a language model that writes the answer.
@@ -169,6 +169,8 @@ class Evaluation:
     """Most tokens, padding included, in one forward pass."""
     num_resamples: int = 1000
     """Bootstrap resamples behind each interval."""
+    floor: bool = False
+    """Score the model before training as well, at step 0: its head is new and knows nothing."""
     own_history: bool = True
     """CoQA: score a second time with the model's own answers as history."""
     max_new_tokens: int = 128

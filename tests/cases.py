@@ -26,7 +26,7 @@ class Case:
         if break_it:
             words = [break_it, *words]
         work = "broken" if break_it else "launch"
-        return self.zygote.start(work, *words, env=fault_environ(fault, self.log))
+        return self.zygote.start(work, *words, env=self.environ(fault))
 
     def launch(self, *more: str, fault: str = "", break_it: str = "") -> Child:
         child = self.start(*more, fault=fault, break_it=break_it)
@@ -37,6 +37,10 @@ class Case:
         child = self.launch(*more)
         assert child.status == 0, child.text
         assert temporary_files(self.run) == []
+
+    def environ(self, fault: str = "") -> dict[str, str]:
+        """What injects a fault into a process of this run."""
+        return fault_environ(fault, self.log)
 
     def fired(self) -> list[tuple[str, str, int | None]]:
         return fired(self.log)
@@ -59,7 +63,7 @@ class Gang:
                 str(self.case.run.root),
                 env={
                     **rank_environ(rank, world_size, port),
-                    **fault_environ(fault, self.case.log),
+                    **self.case.environ(fault),
                     **env,
                 },
             )

@@ -22,7 +22,7 @@ from prepared_data import (
 from qa_dist import faults
 from qa_dist import prepare as stage
 from qa_dist.data.prepared import Prepared
-from qa_dist.data.shards import ARRAYS, KIND_NULL, Shard, verify_shards
+from qa_dist.data.shards import ARRAYS, verify_shards
 from qa_dist.data.tokenizer import load_tokenizer
 from qa_dist.files import MARKER, read_json
 from qa_dist.prepare import elements, prepare_element, summarize
@@ -92,31 +92,6 @@ def test_shards_made_twice_are_byte_identical(recipe: Recipe, tmp_path: Path) ->
         for one, other in zip(first.shards(split), second.shards(split), strict=True):
             for name in (ARRAYS, MARKER):
                 assert (one / name).read_bytes() == (other / name).read_bytes()
-
-
-def test_windows_cover_each_context_and_say_what_they_hold(recipe: Recipe, tmp_path: Path) -> None:
-    prepared = prepare(tmp_path, recipe)
-    by_id: dict[str, list[dict[str, Any]]] = {}
-    for row in logical_windows(prepared, "train"):
-        by_id.setdefault(row["id"], []).append(row)
-    for rows in by_id.values():
-        covered = sorted({at for row in rows for at in range(row["from"], row["to"])})
-        assert covered == list(range(len(rows[0]["context_tokens"])))
-        for row in rows:
-            size = row["to"] - row["from"]
-            assert row["length"] == 3 + len(row["question_tokens"]) + size <= 64
-            if row["kind"] != KIND_NULL:
-                start, end = row["chars"][row["start"]][0], row["chars"][row["end"]][1]
-                assert row["context"][start:end] == row["answers"][0]
-        answers = rows[0]["answers"]
-        assert any(row["kind"] != KIND_NULL for row in rows) == bool(answers)
-    assert max(map(len, by_id.values())) > 1, "control: some contexts need several windows"
-
-
-def test_context_and_question_are_stored_once(recipe: Recipe, tmp_path: Path) -> None:
-    shard = Shard(prepare(tmp_path, recipe).shards("train")[0])
-    num_contexts = len(shard["context_text_offsets"]) - 1
-    assert num_contexts * 3 == shard.num_examples < shard.num_windows
 
 
 def test_a_finished_shard_is_left_alone(recipe: Recipe, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_sources_relations() -> None:
 @pytest.mark.parametrize(
     ("tasks", "settings", "start"),
     [
-        (["squad", "ner"], {"head": "causal_lm"}, "model.head=causal_lm: expected one source"),
+        (["squad", "coqa"], {"head": "causal_lm"}, "model.head=causal_lm: expected one source"),
         (["ner"], {"head": "causal_lm"}, "model.head=causal_lm: expected questions to answer"),
         (["prompted_qa"], {}, "model.head=span: expected causal_lm"),
         (["coqa"], {"head": "span_crf"}, "model.head=span_crf: expected span"),

@@ -104,7 +104,7 @@ class Zygote:
         """Fork a process that runs `work` on words; `typed`: a file with what stdin is to hold.
 
         "launch", "prepare", "evaluate", "aggregate" and "train_job" are jobs/*.py, "train" is one
-        rank, "broken" and "breakpoint" are launches with something put in.
+        rank; "broken" and "breakpoint" are launches with something put in, "broken_train" a rank.
         """
         self._number += 1
         log = self._folder / f"{self._number:03d}-{work}.log"
@@ -195,9 +195,9 @@ def _drop_a_window() -> None:
 
 
 def _dont_seed_dropout() -> None:
-    from qa_dist.training import loop
+    from qa_dist.training import steps
 
-    loop.seed_generators = lambda seed: None
+    steps.seed_generators = lambda seed: None
 
 
 def _shift_learning_rate() -> None:
@@ -264,19 +264,23 @@ def _serve() -> None:
         return int(launch(words[1:]))
 
     def with_breakpoint(words: Sequence[str]) -> int:
-        from qa_dist.training import loop
+        from qa_dist.training import steps
 
-        right, stops = loop.seed_generators, iter([True])
+        right, stops = steps.seed_generators, iter([True])
 
         def seed_generators(seed: int) -> None:
             right(seed)
             if next(stops, False):
                 breakpoint()
 
-        loop.seed_generators = seed_generators
+        steps.seed_generators = seed_generators
         return int(launch(words))
 
-    works |= {"broken": broken, "breakpoint": with_breakpoint}
+    def broken_train(words: Sequence[str]) -> int:
+        BREAKS[words[0]]()
+        return _train(words[1:])
+
+    works |= {"broken": broken, "breakpoint": with_breakpoint, "broken_train": broken_train}
     works |= {name: _load_job(name).main for name in ("prepare", "evaluate", "aggregate")}
     works["train_job"] = _load_job("train").main
     writing = threading.Lock()

@@ -152,7 +152,14 @@ _COLUMNS = {"em": "EM", "f1": "F1", "keyword_overlap": "keyword overlap"}
 
 def show_scores(console: Console, scores: Mapping[str, Any], recipe: str) -> None:
     """Print EM and F1 with intervals, of written answers keyword overlap too: all thresholds (or
-    models), then by answer type, turn and domain."""
+    models), then by answer type, turn and domain; a table for each source."""
+    for name, of_source in scores.get("sources", {}).items():
+        show_scores(console, {**of_source, "step": scores["step"]}, f"{recipe}, {name}")
+    if "sources" in scores:
+        mean = scores["scores"]["mean"]
+        line = f"mean of the sources: EM {mean['em']:.1f}, F1 {mean['f1']:.1f}"
+        console.print(line, highlight=False)
+        return
     num, groups = scores["num_questions"], scores["num_groups"]
     over = f"{num:,} questions" + (f" of {groups:,} stories" if groups != num else "")
     table = Table(title=f"{recipe}, step {scores['step']}: {over}", title_justify="left")
@@ -186,7 +193,7 @@ def show_scores(console: Console, scores: Mapping[str, Any], recipe: str) -> Non
 def _label(name: str, figures: Mapping[str, Any]) -> str:
     if name == "always_answer":
         return "all"
-    if "threshold" not in figures:  # written answers: tuned, base, floor
+    if "keyword_overlap" in figures:  # written answers: tuned, base, floor
         return name
     threshold = figures["threshold"]
     at = "" if threshold is None or name == "at_0" else f" ({threshold:.2f})"

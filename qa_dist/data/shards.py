@@ -10,6 +10,7 @@ how many shards there are.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -266,6 +267,36 @@ class Shard:
     def context_text(self, context: int) -> str:
         """Return the text of context number `context` of this shard."""
         return self.ragged("context_text", context).tobytes().decode()
+
+    def asked_otherwise(
+        self,
+        examples: Sequence[int],
+        questions: Sequence[Sequence[int]],
+        windows: Sequence[tuple[int, int, int, int]],
+    ) -> Shard:
+        """Return, in memory, some examples of this shard with other question tokens.
+
+        `windows`: (place in `examples`, first context token, the one behind its last, tokens in
+        all), in the examples' order; they have no target.
+        """
+        rows, starts, ends, lengths = np.array(windows, np.int64).reshape(-1, 4).T
+        nothing = np.zeros(len(rows))
+        columns = {
+            **{"example": rows, "from": starts, "to": ends, "length": lengths},
+            **{"kind": nothing + KIND_NULL, "start": nothing, "end": nothing},
+            "targets": nothing + 1,
+        }
+        arrays = {f"window_{name}": column for name, column in columns.items()}
+        arrays["example_context"] = self["example_context"][list(examples)]
+        facts = [self.ragged("example_json", example) for example in examples]
+        for name, parts in (("question_tokens", questions), ("example_json", facts)):
+            arrays[name] = np.concatenate([np.asarray(part) for part in parts])
+            arrays[f"{name}_offsets"] = np.cumsum([0, *map(len, parts)])
+        other = copy.copy(self)
+        typed = {name: rows.astype(self[name].dtype) for name, rows in arrays.items()}
+        other._arrays = {**self._arrays, **typed}
+        other.num_windows, other.num_examples = len(rows), len(examples)
+        return other
 
     def char_spans(self, context: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the first code point of each token of a context, and the one after its last:

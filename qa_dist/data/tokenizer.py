@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qa_dist.data.order import PAD_MULTIPLE
 from qa_dist.files import canonical_json, file_sha256
 from qa_dist.records import InputError
 
@@ -47,6 +48,11 @@ _POSITIONS_FROM_2 = {
     "xlm-roberta-xl",
     "xmod",
 }
+# What Google's BERT code called its settings; published checkpoints of that age name no model_type.
+_BERT_SETTINGS = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+    *("intermediate_size", "max_position_embeddings", "type_vocab_size"),
+)
 _MAX_CASED_SHARE = 0.01
 _EXPECTED = (
     "expected a folder with config.json and tokenizer.json (or vocabulary files), or a hub name"
@@ -155,25 +161,51 @@ def tokenizer_digest(name: str, lower_case: bool | None) -> str:
 
 
 def read_model_config(name: str) -> dict[str, Any]:
-    """Return the encoder's config.json."""
-    return _read_json(name, _find_files(name, (CONFIG_FILE,)).get(CONFIG_FILE))
+    """Return the encoder's config.json, with a "model_type" also where the file has none.
+
+    Files of BERT's age (TinyBERT's, SpanBERT's) don't name it, and transformers 5 no longer guesses
+    it from the folder's name. What is plainly BERT's is taken as such; InputError for all else.
+    """
+    config = _read_json(name, _find_files(name, (CONFIG_FILE,)).get(CONFIG_FILE))
+    if "model_type" in config:
+        return config
+    named = [str(model_class) for model_class in config.get("architectures") or ()]
+    is_bert = (
+        all(key in config for key in _BERT_SETTINGS)
+        and config["type_vocab_size"] == 2  # 1: RoBERTa's
+        and "embedding_size" not in config  # ALBERT's, ELECTRA's, MobileBERT's
+        and all(model_class.startswith("Bert") for model_class in named)
+    )
+    if not is_bert:
+        raise InputError(
+            f'model.name={name}: its config.json names no "model_type", and its settings aren\'t'
+            ' plainly BERT\'s; write the architecture into it, such as "model_type": "roberta"'
+        )
+    return {**config, "model_type": "bert"}
 
 
 def model_limit(name: str) -> int | None:
-    """Return the most tokens the model takes, special ones included; None if it has no limit."""
+    """Return the most tokens of a window, special ones included; None if the model has no limit.
+
+    A multiple of 8 where there is one: windows are padded up to that, and must still have
+    positions.
+    """
     config = read_model_config(name)
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int) or positions <= 0:
         return None
-    return positions - 2 if config.get("model_type") in _POSITIONS_FROM_2 else positions
+    limit = positions - 2 if config["model_type"] in _POSITIONS_FROM_2 else positions
+    return limit - limit % PAD_MULTIPLE
 
 
 def _load_from_files(name: str, lower_case: bool | None) -> Any:
     from transformers import AutoTokenizer
 
-    options = {} if lower_case is None else {"do_lower_case": lower_case}
+    options: dict[str, Any] = {} if lower_case is None else {"do_lower_case": lower_case}
     # Without these files transformers raises obscure errors, or gives BERT 5 tokens and no error.
-    _read_json(name, _find_tokenizer_files(name).get(CONFIG_FILE))
+    config = _read_json(name, _find_tokenizer_files(name).get(CONFIG_FILE))
+    if "model_type" not in config:
+        options["tokenizer_type"] = read_model_config(name)["model_type"]
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
     except Exception as error:  # the tokenizers library raises bare Exceptions

@@ -22,6 +22,8 @@ from qa_dist.recipe import is_periodic, split_part
 from qa_dist.run_dir import RunDir, step_name
 
 WEIGHTS = "model.safetensors"
+UNTRAINED = 0
+"""The step of evaluation.floor: the model before training, which has no checkpoint."""
 
 Element = tuple[int, str, str]
 """(step, split, shard name)"""
@@ -83,7 +85,14 @@ def _predicted_steps(run: RunDir, shards: list[str]) -> list[int]:
     """Return the steps all of whose predictions carry a marker; the checkpoint may have gone."""
     names = [path.name for path in run.predictions.glob("step-*")]
     steps = [int(name[5:]) for name in names if name[5:].isdigit()]
+    steps = [step for step in steps if step != UNTRAINED]
     return [s for s in steps if all(marker_file(run, s, shard).is_file() for shard in shards)]
+
+
+def is_floors(run: RunDir, element: int) -> bool:
+    """Return whether an element predicts its shard with the untrained model too: with
+    evaluation.floor, those of the first checkpoint that is evaluated."""
+    return read_setting(run.recipe, "floor") == "true" and element < len(shards_of(run))
 
 
 def awaited_steps(run: RunDir) -> set[int]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -20,14 +20,17 @@ from qa_dist.checkpoint import load_model_state, reading
 from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.data.shards import Split, open_split, verify_shards
 from qa_dist.evaluation.elements import (
+    UNTRAINED,
     elements,
     is_each_checkpoint,
     is_evaluated,
+    is_floors,
     marker_file,
     origin,
 )
 from qa_dist.evaluation.forward import Forward
 from qa_dist.evaluation.generate import TextPredictor
+from qa_dist.evaluation.own_history import OwnHistoryPredictor, Predictor, has_own_history
 from qa_dist.evaluation.spans import SpanPredictor
 from qa_dist.files import (
     BrokenFileError,
@@ -43,6 +46,7 @@ from qa_dist.recipe import Recipe, Source, form_of, source_splits, trained_sourc
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
+from qa_dist.tasks import TASKS
 
 
 def evaluate_element(run: RunDir, element: int) -> None:
@@ -59,6 +63,9 @@ def evaluate_element(run: RunDir, element: int) -> None:
     step, split, shard_name = there[element]
     faults.reach("evaluate.start", step)
     if not is_evaluated(run, step, shard_name):
+        # First, so that who finds the element's own predictions done needn't ask for these.
+        if is_floors(run, element) and not is_evaluated(run, UNTRAINED, shard_name):
+            _evaluate(run, element, UNTRAINED, split, shard_name)
         try:
             with reading(run.checkpoints / step_name(step)):
                 num_windows = _evaluate(run, element, step, split, shard_name)
@@ -77,7 +84,7 @@ def _evaluate(run: RunDir, element: int, step: int, split: str, shard_name: str)
     try:
         verify_shards([shard_path])
         data = open_split([shard_path])
-        state = load_model_state(run.checkpoints / step_name(step))
+        state = None if step == UNTRAINED else load_model_state(run.checkpoints / step_name(step))
     except BrokenFileError as error:
         raise InputError(f"{error}. Delete it and launch the run again") from error
     of = origin(run, step)
@@ -85,10 +92,11 @@ def _evaluate(run: RunDir, element: int, step: int, split: str, shard_name: str)
     path = run.predictions_file(step, shard_name)
     num_rows = 0
     with replaced_file(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
-        for done, row in rows:
-            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-            num_rows += 1
-            if num_rows % 64 == 0:
+        for turn, (done, row) in enumerate(rows, start=1):
+            if row is not None:
+                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+                num_rows += 1
+            if turn % 64 == 0:
                 _beat(run, element, "running", done, data.num_windows)
         faults.reach("evaluate.before_rename", step)
     write_json(
@@ -104,32 +112,22 @@ def _evaluate(run: RunDir, element: int, step: int, split: str, shard_name: str)
     return data.num_windows
 
 
-class Predictor(Protocol):
-    """A model on one shard."""
-
-    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield (windows done, row) for each question of the shard, in the shard's order.
-
-        A row has id, group, rule, facets and the question's scores.
-        """
-        ...
-
-
 def _predictor(
     run: RunDir,
     recipe: Recipe,
     prepared: Prepared,
     split_name: str,
-    state: Mapping[str, Any],
+    state: Mapping[str, Any] | None,
     data: Split,
 ) -> Predictor:
-    """Return what predicts a shard, with the weights of a checkpoint."""
+    """Return what predicts a shard, with the weights of a checkpoint; None: as before training."""
     places = trained_sources(recipe)
     splits = source_splits(recipe)
     place = next(split.source for split in splits if split.name == split_name)
     dev = {split.source: split.name for split in splits if split.part == "dev"}
     model = build_model(recipe, [prepared.classes(dev[source]) for source in places])
-    model.load_state_dict(state)
+    if state is not None:
+        model.load_state_dict(state)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
     engine = Forward(model, places.index(place), device, run_precision(run))
@@ -138,7 +136,14 @@ def _predictor(
         "span": SpanPredictor,
         "text": TextPredictor,
     }
-    return predictors[form_of(recipe, source)](recipe, source, engine, data)
+    predictor = predictors[form_of(recipe, source)]
+
+    def load(split: Split) -> Predictor:
+        return predictor(recipe, source, engine, split)
+
+    if has_own_history(recipe, source, split_name):
+        return OwnHistoryPredictor(recipe, data, TASKS[source.task].NULL_TEXT, load)
+    return load(data)
 
 
 def run_precision(run: RunDir) -> str:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from qa_dist.files import write_json
 from qa_dist.recipe import Recipe, Source
 from qa_dist.tasks import TASKS, Task
+from qa_dist.text.bootstrap import bootstrap_interval
 from qa_dist.text.decode import best_threshold
-from qa_dist.text.metrics import bootstrap_interval
 
 ALWAYS = "always_answer"  # SQuAD 1.1: every question is answered
 _BREAKDOWNS = ("answer_type", "turn", "domain")

@@ -1,17 +1,22 @@
 """The encoder of a recipe: any transformers base model, by name, without its pooler.
 
-What each architecture wants of its inputs (segment ids or none) follows from its own config.
+What each architecture wants of its inputs (segment ids or none) follows from its own config. What
+would go wrong in silence is refused (weights whose names don't fit would leave an encoder of random
+ones) or mended (MobileBERT's padding).
 """
 
 from __future__ import annotations
 
 import inspect
+import pickle
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
 from qa_dist.data.collate import Batch
+from qa_dist.data.tokenizer import read_model_config
 from qa_dist.models.dropout import use_fast_dropout
 from qa_dist.recipe import Model
 from qa_dist.records import InputError
@@ -27,23 +32,29 @@ def load_encoder(model: Model) -> nn.Module:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
-        config = transformers.AutoConfig.from_pretrained(model.name, trust_remote_code=False)
+        # by model_type, which older files lack; from_pretrained would insist on it
+        config = transformers.AutoConfig.for_model(**read_model_config(model.name))
         _set_dropout(config, model)
-        encoder = transformers.AutoModel.from_pretrained(
+        encoder, found = transformers.AutoModel.from_pretrained(
             model.name,
             config=config,
             dtype=torch.float32,
             trust_remote_code=False,
+            weights_only=True,
+            output_loading_info=True,
             **without_pooler(config),
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except InputError:
+        raise
+    except Exception as error:  # of the many libraries that have a hand in it
         raise InputError(
-            f"model.name={model.name}: can't load this encoder ({reason}). Expected a folder with "
-            "config.json and "
-            "safetensors weights, or a hub model in the local cache; without internet, download "
-            "it on another machine"
+            f"model.name={model.name}: can't load this encoder ({_reason(error)}). Expected a "
+            "folder with config.json and weights (model.safetensors, or pytorch_model.bin with "
+            "tensors only), or a hub model in the local cache; without internet, download it on "
+            "another machine"
         ) from error
+    _check_complete(model.name, encoder, found["missing_keys"])
+    _mend_padding(encoder)
     use_fast_dropout(encoder)
     if model.gradient_checkpointing:
         encoder.gradient_checkpointing_enable({"use_reentrant": False})
@@ -67,6 +78,35 @@ def encode(encoder: nn.Module, batch: Batch) -> torch.Tensor:
         inputs["token_type_ids"] = batch.token_type_ids
     hidden: torch.Tensor = encoder(**inputs).last_hidden_state
     return hidden
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's advice is to open it nevertheless
+        return "its weights' file is damaged, or holds more than tensors, which could run code"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _check_complete(name: str, encoder: Any, missing: Iterable[str]) -> None:
+    """Raise InputError if tensors of the encoder weren't among the weights: they'd be random."""
+    names = sorted(key for key in missing if not key.startswith("pooler."))  # serves no head
+    if names:
+        total = len(encoder.state_dict())
+        raise InputError(
+            f"model.name={name}: {len(names)} of the encoder's {total} tensors aren't among its "
+            f"weights, such as {names[0]}; they would stay random. Are these the weights of "
+            f"another architecture than config.json's {encoder.config.model_type!r}?"
+        )
+
+
+def _mend_padding(encoder: Any) -> None:
+    """Let padding count for nothing.
+
+    MobileBERT's embedding mixes in each token's neighbours, so that a window's last token would see
+    whether padding follows it. It sees zeros beyond the end, so let it see zeros in padding too.
+    """
+    if encoder.config.model_type == "mobilebert":
+        with torch.no_grad():
+            encoder.get_input_embeddings().weight[encoder.config.pad_token_id].zero_()
 
 
 def _set_dropout(config: Any, model: Model) -> None:

@@ -27,6 +27,7 @@ class MultitaskModel(nn.Module):
         self.encoder = encoder
         self.heads = nn.ModuleList(heads)
         self.names = list(names)
+        self._owners = self._find_owners()
 
     def forward(self, batch: Batch, source: int = 0) -> torch.Tensor:
         """Return the loss of a batch of a source, summed over its targets, in fp32: ()."""
@@ -46,6 +47,9 @@ class MultitaskModel(nn.Module):
     def owners(self) -> dict[str, int]:
         """Return the source that a parameter alone serves, by name: of heads and adapters, where
         there are several sources."""
+        return self._owners
+
+    def _find_owners(self) -> dict[str, int]:
         if len(self.names) == 1:
             return {}
         owned = {}
@@ -58,10 +62,9 @@ class MultitaskModel(nn.Module):
 
     def _idle_parameters(self, source: int) -> Iterator[nn.Parameter]:
         """Yield the parameters that serve the other sources alone."""
-        if len(self.names) > 1:
-            owners = self.owners()
+        if self._owners:
             for name, parameter in self.named_parameters():
-                if owners.get(name, source) != source:
+                if self._owners.get(name, source) != source:
                     yield parameter
 
     def _use_adapter(self, name: str) -> None:

@@ -1,7 +1,7 @@
 """Exact match and F1 by the rules of SQuAD 1.1, SQuAD 2.0 and CoQA, as their official scripts do.
 
 In: predictions and references as strings. Out: scores per question (0..1), the official reports
-(percent), bootstrap intervals. Pure functions: no torch, no files, no printing.
+(percent). Pure functions: no torch, no files, no printing.
 Equal to the last digit: sums run in the data's order, products in the official one, and what is an
 int there is an int here, since from Python 3.12 on `sum()` rounds ints and floats differently.
 """
@@ -35,7 +35,6 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 _MAX_CACHED_CHARS = 256  # longer answers are rare and would bloat the cache
 _CACHED_TEXTS = 1 << 16  # SQuAD's dev references and a set of predictions; about 30 MB when full
-_MAX_DRAWS = 1 << 20  # indices that the bootstrap draws at once: 8 MB
 
 
 class CoqaGold(NamedTuple):
@@ -176,44 +175,6 @@ def score_coqa(
         terms = [_terms(text) for text in gold.references]
         scores[key] = _left_out_mean([(t, terms[:i] + terms[i + 1 :]) for i, t in enumerate(terms)])
     return _domain_report(golds, scores, rounded)
-
-
-def bootstrap_interval(
-    values: Sequence[float],
-    groups: Sequence[Hashable] | None = None,
-    weights: Sequence[float] | None = None,
-    num_resamples: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Return the 95 % percentile interval (low, high) of the values' mean, in their own unit.
-
-    Resamples questions, or whole groups where `groups` names each value's (CoQA: its story); a
-    resample's mean is sum over sum, so that a group counts by its size. weights: each value's, > 0.
-    The same arguments in the same order give the same interval. Raises ValueError for input that
-    is empty, of uneven lengths or not finite.
-    """
-    import numpy as np  # here, since whoever needs no interval should start at once
-
-    sums = np.asarray(values, dtype=np.float64)  # (N,), below (G,): one per unit of resampling
-    sizes = np.ones_like(sums) if weights is None else np.asarray(weights, np.float64)  # as `sums`
-    if not len(sums) or sums.shape != sizes.shape or num_resamples < 1:
-        raise ValueError("expected one weight per value, at least one value and one resample")
-    if not (np.isfinite(sums) & np.isfinite(sizes) & (sizes > 0)).all():
-        raise ValueError("expected finite values, and finite weights above 0")
-    sums = sums * sizes
-    if groups is not None:
-        number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-        index = np.asarray([number[group] for group in groups])  # (N,)
-        sums, sizes = (np.bincount(index, column).astype(np.float64) for column in (sums, sizes))
-    generator = np.random.default_rng(seed)
-    means = np.empty(num_resamples)
-    num_rows = max(1, _MAX_DRAWS // len(sums))
-    for start in range(0, num_resamples, num_rows):
-        shape = (min(num_rows, num_resamples - start), len(sums))
-        drawn = generator.integers(len(sums), size=shape)  # (rows, G)
-        means[start : start + num_rows] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(low), float(high)
 
 
 def _normalized(text: str) -> _Terms:

@@ -31,6 +31,7 @@ from qa_dist.files import (
 )
 from qa_dist.lock import locked
 from qa_dist.models import build_model
+from qa_dist.models.parameters import count_parameters, show_parameters
 from qa_dist.recipe import Recipe, source_names, trained_sources
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.run_dir import RunDir
@@ -130,6 +131,8 @@ class Training:
             self.journal.readers = readers
         self.model = build_model(recipe, self.batches.classes)
         self.model.to(engine.device)
+        if engine.rank == 0:
+            print("parameters:", *show_parameters(count_parameters(self.model)), sep="\n  ")
         self.progress = Progress()
 
     # -- the run -----------------------------------------------------------------------------------

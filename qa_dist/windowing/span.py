@@ -29,6 +29,7 @@ class SpanMaker:
 
     def __init__(self, recipe: Recipe, source: Source, part: str, counts: Counts) -> None:
         self.data, self.task, self.counts = recipe.data, TASKS[source.task], counts
+        self.part = part
         self.tokenizer: LoadedTokenizer = load_tokenizer(recipe.model.name, recipe.model.lower_case)
         self.template, self.vocab_size = self.tokenizer.template, self.tokenizer.vocab_size
         self.classes = self.task.ANSWER_CLASSES
@@ -80,6 +81,15 @@ class SpanMaker:
             "group": example.group,
             "facets": example.facets,
         }
+        if self.part == "dev" and example.rule == "coqa":
+            keep = 2 * self.data.history_turns
+            facts["asked"] = {  # to ask again with other answers as history
+                "question": example.question,
+                "history": list(example.history[-keep:] if keep else ()),
+                "at": len(example.history) // 2,
+                # an empty turn isn't in the history of later ones (tasks/coqa.py)
+                "is_kept": bool(example.question.strip() and example.answers[0].strip()),
+            }
         number = writer.add_example(context_number, question, facts)
         exact, f1 = ceiling_score(self.task, example, text)
         self.counts.examples += 1

@@ -24,7 +24,7 @@ from qa_dist.cluster.forecast import (
 from qa_dist.cluster.submit import Place
 from qa_dist.data.prepared import read_prepared
 from qa_dist.plan import make_plan
-from qa_dist.recipe import Model, Recipe, Train
+from qa_dist.recipe import Model, Recipe, Train, source_splits
 from qa_dist.recipe_loading import load_saved_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,12 +35,14 @@ def test_the_number_of_windows_is_about_right(launch_words: list[str], tmp_path:
     run = make_run(launch_words, tmp_path)
     recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
     plan = make_plan(recipe, prepared.folder.parent)
-    for split, num_questions in plan.num_questions.items():
-        guess = num_questions * windows_per_question(recipe, plan, split)
-        assert guess == pytest.approx(prepared.open(split).num_windows, rel=0.1)
+    for split in source_splits(recipe):
+        guess = plan.num_questions[split.name] * windows_per_question(recipe, plan, split)
+        assert guess == pytest.approx(prepared.open(split.name).num_windows, rel=0.1)
     short = replace(recipe, data=replace(recipe.data, max_length_tokens=80))
     short = replace(short, data=replace(short.data, window_overlap_tokens=20))
-    assert windows_per_question(short, plan, "train") > 1.5, "control: long contexts, more windows"
+    assert windows_per_question(short, plan, source_splits(short)[0]) > 1.5, (
+        "control: long contexts, more windows"
+    )
 
 
 def test_what_a_forecast_says(

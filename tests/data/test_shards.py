@@ -372,3 +372,25 @@ def test_memory_does_not_grow_with_the_examples(tmp_path: Path) -> None:
     assert size > 40_000_000, "control: there is something to keep in memory"
     assert late < early + 200_000, f"{early:,} bytes after 200 examples, {late:,} after 2,000"
     assert peak < 12_000_000
+
+
+def test_examples_asked_otherwise_keep_their_contexts(tmp_path: Path) -> None:
+    """In memory: two of the examples, in another order, with questions and windows of their own."""
+    rows = write_shard(tmp_path / "s", num_examples=5)
+    shard = Shard(tmp_path / "s")
+    before = {name: shard[name].copy() for name in shard.marker["arrays"]}
+    other = shard.asked_otherwise(
+        [3, 1], [[7, 8, 9], [5]], [(0, 0, 2, 9), (0, 1, 3, 9), (1, 0, 1, 4)]
+    )
+    assert (other.num_examples, other.num_windows) == (2, 3)
+    assert [other.example(i) for i in range(2)] == [shard.example(3), shard.example(1)]
+    assert [other.ragged("question_tokens", i).tolist() for i in range(2)] == [[7, 8, 9], [5]]
+    for place, example in enumerate((3, 1)):
+        context = int(other["example_context"][place])
+        assert other.context_text(context) == rows[example]["text"]
+    assert other["window_example"].tolist() == [0, 0, 1]
+    assert other["window_from"].tolist() == [0, 1, 0] and other["window_to"].tolist() == [2, 3, 1]
+    assert other["window_length"].tolist() == [9, 9, 4]
+    assert set(other["window_kind"].tolist()) == {KIND_NULL}
+    assert {name: other[name].dtype for name in before} == {n: a.dtype for n, a in before.items()}
+    assert all(np.array_equal(shard[name], rows) for name, rows in before.items()), "untouched"

@@ -15,10 +15,12 @@ from chat_model import make_chat_model
 from huggingface_hub import constants
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from qa_dist.data.order import PAD_MULTIPLE
 from qa_dist.data.tokenizer import (
     load_chat_tokenizer,
     load_tokenizer,
     model_limit,
+    read_model_config,
     tokenizer_digest,
 )
 from qa_dist.records import InputError
@@ -301,6 +303,7 @@ def test_the_digest_depends_on_nothing_else(tmp_path: Path) -> None:
         ("roberta", 514, 512),
         ("xlm-roberta", 514, 512),
         ("camembert", 514, 512),
+        ("bert", 100, 96),  # windows are padded up to a multiple of 8
         ("t5", None, None),
         ("xlnet", -1, None),
     ],
@@ -310,6 +313,41 @@ def test_model_limit(
 ) -> None:
     folder = write_model(tmp_path / "m", model_type, max_position_embeddings=positions)
     assert model_limit(str(folder)) == limit
+    assert not limit or limit % PAD_MULTIPLE == 0
+
+
+BERT_SETTINGS: dict[str, Any] = {
+    **{"vocab_size": 10, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1},
+    **{"intermediate_size": 8, "max_position_embeddings": 512, "type_vocab_size": 2},
+}
+
+
+@pytest.mark.parametrize("more", [{}, {"architectures": ["BertForPreTraining"]}])
+def test_a_config_without_model_type_is_berts_if_plainly_so(
+    tmp_path: Path, more: dict[str, Any]
+) -> None:
+    """TinyBERT's and SpanBERT's files; transformers 5 refuses them."""
+    (tmp_path / "config.json").write_text(json.dumps({**BERT_SETTINGS, **more}))
+    assert read_model_config(str(tmp_path))["model_type"] == "bert"
+    assert tokens_of(write_vocab(tmp_path, UNCASED), None) == ["the", "sky"]
+    assert tokens_of(tmp_path, True) == ["the", "sky"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"type_vocab_size": 1},
+        {"embedding_size": 128},
+        {"architectures": ["RobertaModel"]},
+        {"hidden_size": None},
+    ],
+)
+def test_another_config_without_model_type_is_refused(tmp_path: Path, more: dict[str, Any]) -> None:
+    config = {key: v for key, v in {**BERT_SETTINGS, **more}.items() if v is not None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for read in (read_model_config, model_limit):
+        with pytest.raises(InputError, match=r'its config\.json names no "model_type".*write'):
+            read(str(tmp_path))
 
 
 def test_model_limit_needs_the_config(tmp_path: Path) -> None:

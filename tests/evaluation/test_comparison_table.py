@@ -1,0 +1,140 @@
+"""Comparisons as text: cells by hand, columns that nobody fills left out, Markdown that is a
+table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from qa_dist.evaluation.compare import Epoch, Outcome, Paired, Published, Side
+from qa_dist.evaluation.comparison_table import (
+    epochs_table,
+    pairs_table,
+    results_table,
+    tables,
+    to_markdown,
+)
+from qa_dist.text.bootstrap import Difference
+
+FIGURES = {
+    "em": 61.25,
+    "em_low": 60.0,
+    "em_high": 62.5,
+    "f1": 70.5,
+    "f1_low": 69.0,
+    "f1_high": 72.0,
+}
+ONE = Outcome(
+    name="coqa_bert/main",
+    step=10,
+    of=10,
+    num_questions=7983,
+    headline="tuned",
+    threshold=-1.5,
+    figures=FIGURES,
+    own={"em": 58.0, "f1": 68.5},
+    parameters=108_894_213,
+    windows_per_s=16.0,
+    step_s=0.5,
+    memory_gb=12.0,
+    epochs=[Epoch(1, 2.0, 1.5, 60.0, 69.0), Epoch(2, 1.0, None, None, None)],
+    published=Published(68.5, 78.4),
+)
+SECOND = replace(ONE, name="coqa_bert/two", figures={**FIGURES, "em": 63.25, "f1": 71.5}, own=None)
+PAIR = Paired(
+    "x",
+    "y",
+    900,
+    0,
+    {"em": Difference(1.5, 0.25, 2.75, 0.02), "f1": Difference(-0.5, -1.0, 0.25, 0.3)},
+)
+
+
+def column(table_head: list[str], row: list[str], name: str) -> str:
+    return row[table_head.index(name)]
+
+
+def test_a_run_shows_its_intervals_cost_and_the_published_figure() -> None:
+    table = results_table([Side("coqa_bert/main", [ONE])])
+    (row,) = table.rows
+    assert dict(zip(table.head, row, strict=True)) == {
+        "": "coqa_bert/main",
+        "questions": "7,983",
+        "EM": "61.2 [60.0, 62.5]",
+        "F1": "70.5 [69.0, 72.0]",
+        "threshold": "tuned -1.50",
+        "own history F1": "68.5",
+        "gap": "2.0",
+        "parameters": "108,894,213",
+        "windows/s": "16.0",
+        "s/step": "0.500",
+        "memory GB": "12.0",
+        "published EM": "68.5",
+        "published F1": "78.4",
+    }
+
+
+def test_seeds_show_their_mean_and_spread() -> None:
+    table = results_table([Side("coqa_bert/seeds", [ONE, SECOND])])
+    assert column(table.head, table.rows[0], "EM") == "62.2 +- 1.41 (2 seeds)"
+    assert column(table.head, table.rows[0], "F1") == "71.0 +- 0.71 (2 seeds)"
+
+
+def test_what_no_row_has_is_no_column() -> None:
+    bare = replace(ONE, own=None, published=None, parameters=None)
+    table = results_table([Side("a", [bare]), Side("b", [bare])])
+    assert not {"gap", "own history F1", "published F1", "parameters"} & {*table.head}
+    table = results_table([Side("a", [bare]), Side("b", [ONE])])
+    assert column(table.head, table.rows[0], "gap") == "-"
+
+
+def test_a_training_that_is_not_over_and_other_questions_are_said() -> None:
+    table = results_table([Side("a", [replace(ONE, step=4)]), Side("b", [ONE])])
+    assert [row[0] for row in table.rows] == ["a (step 4 of 10)", "b"]
+    assert "different numbers of questions" not in table.note
+    table = results_table([Side("a", [replace(ONE, num_questions=3)]), Side("b", [ONE])])
+    assert "different numbers of questions" in table.note
+
+
+def test_pairs_are_marked_where_they_are_sure() -> None:
+    table = pairs_table([PAIR])
+    assert table.rows == [
+        ["y - x", "900", "+1.50 [+0.25, +2.75]", "0.0200 *", "-0.50 [-1.00, +0.25]", "0.3000"]
+    ]
+    assert "left out" not in table.note
+    assert (
+        "5 questions of y or x alone left out" in pairs_table([replace(PAIR, num_left_out=5)]).note
+    )
+
+
+def test_epochs_are_means_over_seeds_of_what_is_known() -> None:
+    later = replace(SECOND, epochs=[Epoch(1, 3.0, 2.5, 62.0, None)])
+    table = epochs_table([Side("a", [ONE, later])])
+    assert table.rows == [
+        ["a", "1", "2.5000", "2.0000", "61.0", "69.0"],
+        ["a", "2", "1.0000", "-", "-", "-"],
+    ]
+
+
+def test_a_family_has_one_table_and_a_test_three() -> None:
+    sides = [Side("a", [ONE]), Side("b", [SECOND])]
+    assert [t.title for t in tables(sides, [])] == ["results, last scored checkpoint"]
+    assert [t.title for t in tables(sides, [PAIR])][1:] == ["differences", "by epoch"]
+
+
+def test_markdown_has_as_many_cells_in_each_line() -> None:
+    text = to_markdown(tables([Side("a|b", [ONE]), Side("c", [SECOND])], [PAIR]))
+    blocks = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert len(blocks) == 3
+    for block in blocks:
+        counts = {line.replace("\\|", "").count("|") for line in block.splitlines()}
+        assert len(counts) == 1, block
+    assert "a\\|b" in text and "## Differences" in text
+
+
+@pytest.mark.parametrize("threshold", [None, 0.0])
+def test_a_threshold_of_zero_is_shown_and_none_is_not(threshold: float | None) -> None:
+    table = results_table([Side("a", [replace(ONE, headline="h", threshold=threshold)])])
+    expected = "h" if threshold is None else "h 0.00"
+    assert column(table.head, table.rows[0], "threshold") == expected

@@ -1,0 +1,80 @@
+"""Windows of questions about contexts, as shards hold them."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prepared_data import (
+    logical_windows,
+    made_articles,
+    make_recipe,
+    prepare,
+    write_articles,
+)
+
+from qa_dist.data.prepared import Prepared
+from qa_dist.data.shards import KIND_NULL, Shard
+from qa_dist.data.tokenizer import load_tokenizer
+from qa_dist.recipe import Recipe
+from qa_dist.windowing import span
+
+
+@pytest.fixture
+def encoder(words_encoder: Path) -> Path:
+    return words_encoder
+
+
+_load_once = cache(load_tokenizer)
+
+
+@pytest.fixture(autouse=True)
+def load_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load a tokenizer once in this file, not for each of some hundred shards."""
+    monkeypatch.setattr(span, "load_tokenizer", _load_once)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_articles(tmp_path / "train.json", made_articles(8))
+
+
+@pytest.fixture
+def recipe(encoder: Path, data: Path) -> Recipe:
+    return make_recipe(encoder, data, heldout_fraction=0.25)
+
+
+def all_windows(prepared: Prepared) -> dict[str, list[dict[str, Any]]]:
+    return {split: list(logical_windows(prepared, split)) for split in prepared.num_shards}
+
+
+def ids(prepared: Prepared, split: str) -> list[str]:
+    shards = prepared.open(split).shards
+    return [shard.example(i)["id"] for shard in shards for i in range(shard.num_examples)]
+
+
+def test_windows_cover_each_context_and_say_what_they_hold(recipe: Recipe, tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, recipe)
+    by_id: dict[str, list[dict[str, Any]]] = {}
+    for row in logical_windows(prepared, "train"):
+        by_id.setdefault(row["id"], []).append(row)
+    for rows in by_id.values():
+        covered = sorted({at for row in rows for at in range(row["from"], row["to"])})
+        assert covered == list(range(len(rows[0]["context_tokens"])))
+        for row in rows:
+            size = row["to"] - row["from"]
+            assert row["length"] == 3 + len(row["question_tokens"]) + size <= 64
+            if row["kind"] != KIND_NULL:
+                start, end = row["chars"][row["start"]][0], row["chars"][row["end"]][1]
+                assert row["context"][start:end] == row["answers"][0]
+        answers = rows[0]["answers"]
+        assert any(row["kind"] != KIND_NULL for row in rows) == bool(answers)
+    assert max(map(len, by_id.values())) > 1, "control: some contexts need several windows"
+
+
+def test_context_and_question_are_stored_once(recipe: Recipe, tmp_path: Path) -> None:
+    shard = Shard(prepare(tmp_path, recipe).shards("train")[0])
+    num_contexts = len(shard["context_text_offsets"]) - 1
+    assert num_contexts * 3 == shard.num_examples < shard.num_windows
