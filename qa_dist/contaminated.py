@@ -32,7 +32,7 @@ def dev_questions(recipe: Recipe, number: int, part: str, folder: Path) -> froze
         return frozenset()
     file = file_of("dev", source)
     index = read_index(folder, recipe, number, file)
-    questions = _questions(source, "dev", {file: index}).values()
+    questions = _questions(recipe, source, "dev", {file: index}).values()
     return frozenset(map(normalize_answer, questions))
 
 
@@ -40,7 +40,7 @@ def describe_contamination(recipe: Recipe, plan: Plan) -> Iterator[str]:
     """Yield a line for each thing to know about the plan's training questions."""
     for source, files in zip(recipe.sources, plan.indexes, strict=True):
         if source.task in _CHECKED:
-            train, dev = (_questions(source, part, files) for part in ("train", "dev"))
+            train, dev = (_questions(recipe, source, part, files) for part in ("train", "dev"))
             if same := find_same(train, dev):
                 yield (
                     f"train: {len(same):,} of {len(train):,} questions are in the dev data too and "
@@ -53,11 +53,13 @@ def describe_contamination(recipe: Recipe, plan: Plan) -> Iterator[str]:
                 )
 
 
-def _questions(source: Source, part: str, files: Mapping[str, RecordIndex]) -> dict[str, str]:
+def _questions(
+    recipe: Recipe, source: Source, part: str, files: Mapping[str, RecordIndex]
+) -> dict[str, str]:
     """Return the questions of a part by id; what can't be read is left to prepare to report."""
     file = file_of(part, source)
     records, mask = choose(files, part, source)
-    opened = open_source(source, file, files[file])
+    opened = open_source(recipe, source, file, files[file])
     first = question_offsets(files[file])
     found: dict[str, str] = {}
     for record in records.tolist():

@@ -26,7 +26,13 @@ from numpy.typing import NDArray
 from qa_dist.data.prepared import Prepared
 from qa_dist.data.raw_records import RecordIndex
 from qa_dist.data.shards import find_shards
-from qa_dist.data.sources import Records, hub_fingerprint, is_hub_name, open_records
+from qa_dist.data.sources import (
+    Records,
+    hub_fingerprint,
+    is_hub_name,
+    open_records,
+    open_tagged,
+)
 from qa_dist.data.splits import choose_questions, choose_records
 from qa_dist.data.tokenizer import check_chat_template, model_limit, tokenizer_digest
 from qa_dist.files import (
@@ -34,6 +40,7 @@ from qa_dist.files import (
     BrokenFileError,
     canonical_json,
     file_sha256,
+    read_json,
     replaced_file,
     verify_folder,
     write_json,
@@ -43,6 +50,7 @@ from qa_dist.recipe import Recipe, Source, SourceSplit, form_of, source_splits
 from qa_dist.recipe_checks import show_value
 from qa_dist.records import BadRecordError, InputError, Passage
 from qa_dist.tasks import TASKS
+from qa_dist.tasks.ner import source_labels
 from qa_dist.text.prompts import PROMPT_VERSION
 
 FORMAT = 3
@@ -61,6 +69,8 @@ class Plan:
     """For each source, of the files "train" and "dev" (where given)."""
     num_questions: dict[str, int]
     """Questions of each split of each source, by its name."""
+    labels: list[list[str]]
+    """For each source, the labels of its words; empty unless its form is "tags"."""
 
     def prepared(self, num_shards: int, max_parallel: int) -> Prepared:
         """Return the prepared data: as many shards as there are if a split is complete, else
@@ -124,7 +134,8 @@ def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
             path = getattr(source, file_of(split.part, source))
             raise InputError(f"{path}: has no questions for the split {split.part}")
         counts[split.name] = num
-    plan = Plan(folder, fingerprint, facts, indexes, counts)
+    labels = [read_labels(folder, recipe, i, indexes[i]["train"]) for i in range(len(digests))]
+    plan = Plan(folder, fingerprint, facts, indexes, counts, labels)
     if not _has_index(folder) or not all(plan._complete_counts(split) for split in counts):
         _check_can_write(prepared_root)
     return plan
@@ -227,6 +238,9 @@ def save_plan(plan: Plan) -> None:
                     path = folder / f"{number}-{file}.npz"
                     with replaced_file(path) as temporary, temporary.open("wb") as stream:
                         np.savez(stream, **index.arrays())  # type: ignore[arg-type]
+            for number, labels in enumerate(plan.labels):
+                if labels:
+                    write_json(folder / f"{number}-labels.json", labels)
             write_marker(folder)
     except OSError as error:
         raise not_written(plan.folder, error) from error
@@ -277,8 +291,12 @@ def source_digest(source: Source, file: str) -> str:
         raise InputError(f"{name}: can't be read ({error}); write the path out") from error
 
 
-def open_source(source: Source, file: str, index: RecordIndex | None) -> Records:
+def open_source(recipe: Recipe, source: Source, file: str, index: RecordIndex | None) -> Records:
+    """Open the file "train" or "dev" of a source; `index`: the saved one, None: make it."""
     task = TASKS[source.task]
+    if form_of(recipe, source) == "tags":
+        by_document = recipe.data.document_context
+        return open_tagged(getattr(source, file), file, by_document, index)
     return open_records(getattr(source, file), file, task.LEVELS, task.count_questions, index)
 
 
@@ -287,7 +305,21 @@ def read_index(folder: Path, recipe: Recipe, number: int, file: str) -> RecordIn
     if _has_index(folder):
         with np.load(folder / "index" / f"{number}-{file}.npz") as arrays:
             return RecordIndex(**arrays)
-    return open_source(recipe.sources[number], file, None).index
+    return open_source(recipe, recipe.sources[number], file, None).index
+
+
+def read_labels(
+    folder: Path, recipe: Recipe, number: int, index: RecordIndex | None = None
+) -> list[str]:
+    """Return the saved labels of source `number`'s words, or find them by reading its training file
+    once; empty unless its form is "tags"."""
+    source = recipe.sources[number]
+    if form_of(recipe, source) != "tags":
+        return []
+    if _has_index(folder):
+        labels: list[str] = read_json(folder / "index" / f"{number}-labels.json")
+        return labels
+    return source_labels(source.train, open_source(recipe, source, "train", index))
 
 
 def _has_index(folder: Path) -> bool:
@@ -331,7 +363,7 @@ def sample_passages(recipe: Recipe, plan: Plan, split: SourceSplit, num: int) ->
     source, files = recipe.sources[split.source], plan.indexes[split.source]
     file = file_of(split.part, source)
     records, _ = choose(files, split.part, source)
-    opened = open_source(source, file, files[file])
+    opened = open_source(recipe, source, file, files[file])
     for number in records[:: max(1, len(records) // num)][:num].tolist():
         try:
             record = opened.read(number)

@@ -29,7 +29,15 @@ from qa_dist.files import (
     read_json,
     write_status,
 )
-from qa_dist.plan import choose, file_of, not_written, open_source, read_index, source_digest
+from qa_dist.plan import (
+    choose,
+    file_of,
+    not_written,
+    open_source,
+    read_index,
+    read_labels,
+    source_digest,
+)
 from qa_dist.recipe import Data, Recipe, Source, SourceSplit, source_splits
 from qa_dist.recipe_checks import show_value
 from qa_dist.recipe_loading import load_saved_recipe
@@ -80,11 +88,12 @@ def _prepare_shard(
     if banned:
         _check_unchanged(prepared, split, source, file_of("dev", source))
     reader = _Reader(recipe.data, source, split.part, banned)
-    maker = load_maker(recipe, source, split.part, reader.counts)
+    labels = read_labels(prepared.folder, recipe, split.source)
+    maker = load_maker(recipe, source, split.part, reader.counts, labels)
     writer = ShardWriter(prepared.shards(split.name)[number], maker.vocab_size)
     try:
         offsets = question_offsets(index)
-        passages = reader.read(open_source(source, file, index), mine, offsets, mask)
+        passages = reader.read(open_source(recipe, source, file, index), mine, offsets, mask)
         while batch := list(islice(passages, _BATCH_PASSAGES)):
             maker.add(writer, batch)
             faults.reach("prepare.batch", writer.num_windows)

@@ -83,8 +83,11 @@ def windows_per_question(recipe: Recipe, plan: Plan, split: SourceSplit) -> floa
     data = recipe.data
     num_questions = num_windows = 0
     for passage in sample_passages(recipe, plan, split, _SAMPLE):
-        tokens = round(len(passage.context) / _CHARS_PER_TOKEN)
         for example in passage.examples:
+            start, end = 0, len(passage.context)
+            if example.words:  # of a document's sentences each has windows of its own
+                start, end = example.words[0][0], example.words[-1][1]
+            tokens = round((end - start) / _CHARS_PER_TOKEN)
             history = example.history[-2 * data.history_turns :] if data.history_turns else ()
             question = sum(
                 len(text) / _CHARS_PER_TOKEN + 1 for text in (*history, example.question)

@@ -151,22 +151,24 @@ _COLUMNS = {"em": "EM", "f1": "F1", "keyword_overlap": "keyword overlap"}
 
 
 def show_scores(console: Console, scores: Mapping[str, Any], recipe: str) -> None:
-    """Print EM and F1 with intervals, of written answers keyword overlap too: all thresholds (or
-    models), then by answer type, turn and domain; a table for each source."""
-    for name, of_source in scores.get("sources", {}).items():
-        show_scores(console, {**of_source, "step": scores["step"]}, f"{recipe}, {name}")
+    """Print a checkpoint's figures with intervals, a table for each source."""
+    for name, of_source in scores.get("sources", {"": scores}).items():
+        title = f"{recipe}, step {scores['step']}{name and ', '}{name}"
+        is_tagged = "precision" in of_source["scores"][of_source["headline"]]
+        (_show_entities if is_tagged else _show_questions)(console, of_source, title)
     if "sources" in scores:
         mean = scores["scores"]["mean"]
         line = f"mean of the sources: EM {mean['em']:.1f}, F1 {mean['f1']:.1f}"
         console.print(line, highlight=False)
-        return
+
+
+def _show_questions(console: Console, scores: Mapping[str, Any], title: str) -> None:
+    """Print EM and F1, of written answers keyword overlap too: all thresholds (or models), then by
+    answer type, turn and domain."""
     num, groups = scores["num_questions"], scores["num_groups"]
     over = f"{num:,} questions" + (f" of {groups:,} stories" if groups != num else "")
-    table = Table(title=f"{recipe}, step {scores['step']}: {over}", title_justify="left")
     metrics = {m: c for m, c in _COLUMNS.items() if m in scores["scores"][scores["headline"]]}
-    table.add_column("", justify="left")
-    for name in ("questions", *metrics.values()):
-        table.add_column(name, justify="right")
+    table = _table(f"{title}: {over}", "questions", *metrics.values())
     for name, figures in scores["scores"].items():
         mark = " *" if name == scores["headline"] and len(scores["scores"]) > 1 else ""
         table.add_row(
@@ -188,6 +190,40 @@ def show_scores(console: Console, scores: Mapping[str, Any], recipe: str) -> Non
     elif "oracle" in scores["scores"]:
         notes += " *: the threshold used below it; oracle was chosen on dev itself: an upper bound."
     console.print(escape(notes), highlight=False)
+
+
+def _show_entities(console: Console, scores: Mapping[str, Any], title: str) -> None:
+    """Print precision, recall and F1 of entities in both readings, then by type; and what single
+    words and whole sentences score."""
+    num, groups = scores["num_questions"], scores["num_groups"]
+    over = f"{num:,} sentences" + (f" of {groups:,} documents" if groups != num else "")
+    table = _table(f"{title}: {over}", "entities", "precision", "recall", "F1")
+    rows = scores["by"]["entity_type"]
+    metrics = ("precision", "recall", "f1")
+    for name, figures in scores["scores"].items():
+        count = sum(row["num_entities"] for row in rows.values())
+        table.add_row(f"all, {name}", f"{count:,}", *_cells(figures, metrics), style="bold")
+    table.add_section()
+    for row, figures in rows.items():
+        table.add_row(escape(row), f"{figures['num_entities']:,}", *_cells(figures, metrics))
+    console.print(table)
+    headline = scores["scores"][scores["headline"]]
+    words, sentences = _cells(headline, ("accuracy", "em"))
+    console.print(
+        f"Words tagged rightly: {words} %; sentences without a fault: {sentences} %. "
+        f"{escape('[..]')}: 95 % bootstrap interval. default: tags as conlleval reads them; "
+        "strict: as IOB2.",
+        highlight=False,
+    )
+
+
+def _table(title: str, *columns: str) -> Table:
+    """Return an empty table: labels on the left, then columns of numbers."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
 
 
 def _label(name: str, figures: Mapping[str, Any]) -> str:

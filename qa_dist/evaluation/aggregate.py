@@ -29,6 +29,7 @@ from qa_dist.evaluation.elements import (
     shards_of,
 )
 from qa_dist.evaluation.score_spans import score_spans
+from qa_dist.evaluation.score_tags import score_tags
 from qa_dist.evaluation.score_text import score_text
 from qa_dist.evaluation.scored import is_scored, mark_scored
 from qa_dist.evaluation.sweep_table import update_sweeps
@@ -188,7 +189,7 @@ def _score_step(run: RunDir, recipe: Recipe, prepared: Prepared, step: int) -> d
     names = source_names(recipe)
     splits = {(split.source, split.part): split.name for split in source_splits(recipe)}
     folder = run.predictions / step_name(step)
-    scorers = {"span": score_spans, "text": score_text}
+    scorers = {"span": score_spans, "tags": score_tags, "text": score_text}
     of_sources = {}
     for place in trained_sources(recipe):
         source = recipe.sources[place]

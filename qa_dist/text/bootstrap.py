@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+Floats = NDArray[np.float64]
 _MAX_DRAWS = 1 << 20  # indices that the bootstrap draws at once: 8 MB
 
 
@@ -42,32 +43,61 @@ def bootstrap_means(
     weights: Sequence[float] | None = None,
     num_resamples: int = 1000,
     seed: int = 0,
-) -> NDArray[np.float64]:
+) -> Floats:
     """Return the values' mean in each resample, in their own unit: (num_resamples,).
 
     Resamples questions, or whole groups where `groups` names each value's (CoQA: its story); a
     resample's mean is sum over sum, so that a group counts by its size. weights: each value's, > 0.
     Raises ValueError for input that is empty, of uneven lengths or not finite.
     """
-    sums = np.asarray(values, dtype=np.float64)  # (N,), below (G,): one per unit of resampling
-    sizes = np.ones_like(sums) if weights is None else np.asarray(weights, np.float64)  # as `sums`
-    if not len(sums) or sums.shape != sizes.shape or num_resamples < 1:
+    means = np.asarray(values, dtype=np.float64)  # (N,), as `sizes`
+    sizes = np.ones_like(means) if weights is None else np.asarray(weights, np.float64)
+    if not len(means) or means.shape != sizes.shape or num_resamples < 1:
         raise ValueError("expected one weight per value, at least one value and one resample")
-    if not (np.isfinite(sums) & np.isfinite(sizes) & (sizes > 0)).all():
+    if not (np.isfinite(means) & np.isfinite(sizes) & (sizes > 0)).all():
         raise ValueError("expected finite values, and finite weights above 0")
-    sums = sums * sizes
+    return ratio_means(means * sizes, sizes, groups, num_resamples, seed)
+
+
+def ratio_interval(
+    numerators: Sequence[float] | Floats,
+    denominators: Sequence[float] | Floats,
+    groups: Sequence[Hashable] | None = None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval (low, high) of sum over sum, such as of a micro F1; see
+    `ratio_means`."""
+    ratios = ratio_means(numerators, denominators, groups, num_resamples, seed)
+    low, high = np.percentile(ratios, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def ratio_means(
+    numerators: Sequence[float] | Floats,
+    denominators: Sequence[float] | Floats,
+    groups: Sequence[Hashable] | None = None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Floats:
+    """Return sum over sum in each resample of rows, or of whole groups: (num_resamples,).
+
+    Denominators may be 0; a resample of only such rows gives 0.
+    """
+    sums, sizes = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)  # (N,)
     if groups is not None:
         number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
         index = np.asarray([number[group] for group in groups])  # (N,)
-        sums, sizes = (np.bincount(index, column).astype(np.float64) for column in (sums, sizes))
+        sums, sizes = (np.bincount(index, row).astype(np.float64) for row in (sums, sizes))  # (G,)
     generator = np.random.default_rng(seed)
-    means = np.empty(num_resamples)
+    ratios = np.zeros(num_resamples)
     num_rows = max(1, _MAX_DRAWS // len(sums))
     for start in range(0, num_resamples, num_rows):
-        shape = (min(num_rows, num_resamples - start), len(sums))
-        drawn = generator.integers(len(sums), size=shape)  # (rows, G)
-        means[start : start + num_rows] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    return means
+        rows = slice(start, min(start + num_rows, num_resamples))
+        drawn = generator.integers(len(sums), size=(rows.stop - rows.start, len(sums)))  # (rows, G)
+        total = sizes[drawn].sum(axis=1)
+        np.divide(sums[drawn].sum(axis=1), total, out=ratios[rows], where=total > 0)
+    return ratios
 
 
 @dataclass(frozen=True)
