@@ -1,7 +1,7 @@
 """What is trained: an encoder with a head for each source, or a language model.
 
-`model.head: span` is models/span.py. A head is a module with `loss(hidden, batch)`; to add one, write
-its file, and name it in `_new_head`.
+`model.head: span` is models/span.py. A head is a module with `loss(hidden, batch)`; to add one,
+write its file, and name it in `_new_head`.
 """
 
 from __future__ import annotations

@@ -178,7 +178,6 @@ def test_written_answers_are_shown_beside_the_base_and_the_floor() -> None:
     console, stream = make_console()
     scores = make_scores(always_answer=None)
     ((_, figures),) = scores["scores"].items()
-    del figures["threshold"]
     overlap = {f"keyword_overlap{end}": value for end, value in (("", 71.0), ("_low", 70.0))}
     for part in (figures, *scores["by"]["answer_type"].values()):
         part |= {**overlap, "keyword_overlap_high": 72.0}
