@@ -213,6 +213,19 @@ def _forget_moments() -> None:
     layout.load_optimizer_tensors = lambda *_: None
 
 
+def _forget_balance() -> None:
+    from qa_dist.training import steps
+
+    right = steps.Balance
+    steps.Balance = lambda method, fixed, state: right(method, fixed)  # type: ignore[misc,assignment]
+
+
+def _count_updates_alike() -> None:
+    from qa_dist.training.layout import Replicated
+
+    Replicated.owner = lambda self, name: None  # type: ignore[method-assign]
+
+
 BREAKS: dict[str, Callable[[], None]] = {
     "nothing": lambda: None,
     "order": _break_order,
@@ -220,6 +233,8 @@ BREAKS: dict[str, Callable[[], None]] = {
     "dropout": _dont_seed_dropout,
     "learning_rate": _shift_learning_rate,
     "moments": _forget_moments,
+    "balance": _forget_balance,
+    "updates": _count_updates_alike,
 }
 """Mechanisms switched off, for negative controls: work "broken", the name, words of a launch."""
 
