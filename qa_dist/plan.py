@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
@@ -25,14 +26,21 @@ from numpy.typing import NDArray
 from qa_dist.data.prepared import Prepared
 from qa_dist.data.raw_records import RecordIndex
 from qa_dist.data.shards import find_shards
-from qa_dist.data.sources import Records, hub_fingerprint, is_hub_name, open_records
+from qa_dist.data.sources import (
+    Records,
+    hub_fingerprint,
+    is_hub_name,
+    open_records,
+    open_tagged,
+)
 from qa_dist.data.splits import choose_questions, choose_records
-from qa_dist.data.tokenizer import model_limit, tokenizer_digest
+from qa_dist.data.tokenizer import check_chat_template, model_limit, tokenizer_digest
 from qa_dist.files import (
     MARKER,
     BrokenFileError,
     canonical_json,
     file_sha256,
+    read_json,
     replaced_file,
     verify_folder,
     write_json,
@@ -42,6 +50,8 @@ from qa_dist.recipe import Recipe, Source, SourceSplit, form_of, source_splits
 from qa_dist.recipe_checks import show_value
 from qa_dist.records import BadRecordError, InputError, Passage
 from qa_dist.tasks import TASKS
+from qa_dist.tasks.ner import source_labels
+from qa_dist.text.prompts import PROMPT_VERSION
 
 FORMAT = 3
 MIN_SHARD_QUESTIONS = 2000
@@ -59,6 +69,8 @@ class Plan:
     """For each source, of the files "train" and "dev" (where given)."""
     num_questions: dict[str, int]
     """Questions of each split of each source, by its name."""
+    labels: list[list[str]]
+    """For each source, the labels of its words; empty unless its form is "tags"."""
 
     def prepared(self, num_shards: int, max_parallel: int) -> Prepared:
         """Return the prepared data: as many shards as there are if a split is complete, else
@@ -86,6 +98,7 @@ def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
     Raises InputError if a file is missing or malformed, or the encoder can't hold windows of this
     length.
     """
+    _check_libraries(recipe)
     digests = _source_digests(recipe)
     limit, tokenizer = _read_encoder(recipe)
     if limit is not None and recipe.data.max_length_tokens > limit:
@@ -99,7 +112,7 @@ def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
     facts = {
         "format": FORMAT,
         "sources": [
-            {"inputs": inputs, "source": _chosen(source), "form": form_of(recipe, source)}
+            {"inputs": inputs, "source": _chosen(source), **_form(recipe, source)}
             for source, inputs in zip(recipe.sources, digests, strict=True)
         ],
         "data": settings,
@@ -121,10 +134,34 @@ def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
             path = getattr(source, file_of(split.part, source))
             raise InputError(f"{path}: has no questions for the split {split.part}")
         counts[split.name] = num
-    plan = Plan(folder, fingerprint, facts, indexes, counts)
+    labels = [read_labels(folder, recipe, i, indexes[i]["train"]) for i in range(len(digests))]
+    plan = Plan(folder, fingerprint, facts, indexes, counts, labels)
     if not _has_index(folder) or not all(plan._complete_counts(split) for split in counts):
         _check_can_write(prepared_root)
     return plan
+
+
+def _check_libraries(recipe: Recipe) -> None:
+    """Raise InputError if a library of the extra [qlora] is needed that isn't there."""
+    model, optimizer = recipe.model, recipe.train.optimizer
+    for library, key, is_needed in (
+        ("peft", f"model.lora_rank={model.lora_rank}", model.lora_rank > 0),
+        ("bitsandbytes", f"model.quantization={model.quantization}", model.quantization != "none"),
+        ("bitsandbytes", f"train.optimizer={optimizer}", optimizer != "adamw"),
+    ):
+        if is_needed and importlib.util.find_spec(library) is None:
+            raise InputError(
+                f"{key}: needs {library}, which isn't installed; pip install 'qa-dist[qlora]'"
+            )
+
+
+def _form(recipe: Recipe, source: Source) -> dict[str, Any]:
+    """Return the form of a source, and what else its windows follow from in it."""
+    form = form_of(recipe, source)
+    if form != "text":
+        return {"form": form}
+    room = recipe.evaluation.max_new_tokens
+    return {"form": form, "prompt_version": PROMPT_VERSION, "max_new_tokens": room}
 
 
 def _chosen(source: Source) -> dict[str, Any]:
@@ -139,6 +176,8 @@ def _read_encoder(recipe: Recipe) -> tuple[int | None, str]:
     """Return the most tokens that the encoder takes, and the digest of its tokenizer."""
     name = recipe.model.name
     try:
+        if recipe.model.head == "causal_lm":
+            check_chat_template(name)
         return model_limit(name), tokenizer_digest(name, recipe.model.lower_case)
     except OSError as error:
         raise InputError(
@@ -199,6 +238,9 @@ def save_plan(plan: Plan) -> None:
                     path = folder / f"{number}-{file}.npz"
                     with replaced_file(path) as temporary, temporary.open("wb") as stream:
                         np.savez(stream, **index.arrays())  # type: ignore[arg-type]
+            for number, labels in enumerate(plan.labels):
+                if labels:
+                    write_json(folder / f"{number}-labels.json", labels)
             write_marker(folder)
     except OSError as error:
         raise not_written(plan.folder, error) from error
@@ -249,8 +291,12 @@ def source_digest(source: Source, file: str) -> str:
         raise InputError(f"{name}: can't be read ({error}); write the path out") from error
 
 
-def open_source(source: Source, file: str, index: RecordIndex | None) -> Records:
+def open_source(recipe: Recipe, source: Source, file: str, index: RecordIndex | None) -> Records:
+    """Open the file "train" or "dev" of a source; `index`: the saved one, None: make it."""
     task = TASKS[source.task]
+    if form_of(recipe, source) == "tags":
+        by_document = recipe.data.document_context
+        return open_tagged(getattr(source, file), file, by_document, index)
     return open_records(getattr(source, file), file, task.LEVELS, task.count_questions, index)
 
 
@@ -259,7 +305,21 @@ def read_index(folder: Path, recipe: Recipe, number: int, file: str) -> RecordIn
     if _has_index(folder):
         with np.load(folder / "index" / f"{number}-{file}.npz") as arrays:
             return RecordIndex(**arrays)
-    return open_source(recipe.sources[number], file, None).index
+    return open_source(recipe, recipe.sources[number], file, None).index
+
+
+def read_labels(
+    folder: Path, recipe: Recipe, number: int, index: RecordIndex | None = None
+) -> list[str]:
+    """Return the saved labels of source `number`'s words, or find them by reading its training file
+    once; empty unless its form is "tags"."""
+    source = recipe.sources[number]
+    if form_of(recipe, source) != "tags":
+        return []
+    if _has_index(folder):
+        labels: list[str] = read_json(folder / "index" / f"{number}-labels.json")
+        return labels
+    return source_labels(source.train, open_source(recipe, source, "train", index))
 
 
 def _has_index(folder: Path) -> bool:
@@ -303,7 +363,7 @@ def sample_passages(recipe: Recipe, plan: Plan, split: SourceSplit, num: int) ->
     source, files = recipe.sources[split.source], plan.indexes[split.source]
     file = file_of(split.part, source)
     records, _ = choose(files, split.part, source)
-    opened = open_source(source, file, files[file])
+    opened = open_source(recipe, source, file, files[file])
     for number in records[:: max(1, len(records) // num)][:num].tolist():
         try:
             record = opened.read(number)

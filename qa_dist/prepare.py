@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qa_dist import faults
+from qa_dist.contaminated import IN_DEV, dev_questions
 from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.data.shards import Shard, ShardWriter, is_whole
 from qa_dist.data.sources import Records
@@ -28,14 +29,23 @@ from qa_dist.files import (
     read_json,
     write_status,
 )
-from qa_dist.plan import choose, file_of, not_written, open_source, read_index, source_digest
+from qa_dist.plan import (
+    choose,
+    file_of,
+    not_written,
+    open_source,
+    read_index,
+    read_labels,
+    source_digest,
+)
 from qa_dist.recipe import Data, Recipe, Source, SourceSplit, source_splits
 from qa_dist.recipe_checks import show_value
 from qa_dist.recipe_loading import load_saved_recipe
-from qa_dist.records import BadRecordError, InputError, Passage
+from qa_dist.records import BadRecordError, Example, InputError, Passage
 from qa_dist.run_dir import RunDir
 from qa_dist.tasks import TASKS
 from qa_dist.tasks.fields import KEPT_REASONS
+from qa_dist.text.metrics import normalize_answer
 from qa_dist.windowing import FIRST_IDS, Counts, load_maker
 
 _BATCH_PASSAGES = 64
@@ -74,12 +84,16 @@ def _prepare_shard(
     index = read_index(prepared.folder, recipe, split.source, file)
     records, mask = choose({file: index}, split.part, source)
     mine = split_records(index, records, prepared.num_shards[split.name])[number]
-    reader = _Reader(recipe.data, source, split.part)
-    maker = load_maker(recipe, source, split.part, reader.counts)
+    banned = dev_questions(recipe, split.source, split.part, prepared.folder)
+    if banned:
+        _check_unchanged(prepared, split, source, file_of("dev", source))
+    reader = _Reader(recipe.data, source, split.part, banned)
+    labels = read_labels(prepared.folder, recipe, split.source)
+    maker = load_maker(recipe, source, split.part, reader.counts, labels)
     writer = ShardWriter(prepared.shards(split.name)[number], maker.vocab_size)
     try:
         offsets = question_offsets(index)
-        passages = reader.read(open_source(source, file, index), mine, offsets, mask)
+        passages = reader.read(open_source(recipe, source, file, index), mine, offsets, mask)
         while batch := list(islice(passages, _BATCH_PASSAGES)):
             maker.add(writer, batch)
             faults.reach("prepare.batch", writer.num_windows)
@@ -110,8 +124,9 @@ def _check_unchanged(prepared: Prepared, split: SourceSplit, source: Source, fil
 class _Reader:
     """Turns records into passages; counts what can't be used."""
 
-    def __init__(self, data: Data, source: Source, part: str) -> None:
-        self.data, self.task, self.part = data, TASKS[source.task], part
+    def __init__(self, data: Data, source: Source, part: str, banned: frozenset[str]) -> None:
+        """`banned`: normalised questions that are left out."""
+        self.data, self.task, self.part, self.banned = data, TASKS[source.task], part, banned
         self.counts = Counts()
         self.num_read = 0
 
@@ -139,9 +154,19 @@ class _Reader:
                 self._report,
                 for_training=self.part == "train",
             )
-            examples = tuple(e for e in passage.examples if chosen is None or chosen[e.ordinal])
+            examples = tuple(
+                e
+                for e in passage.examples
+                if (chosen is None or chosen[e.ordinal]) and not self._is_banned(e)
+            )
             if examples:
                 yield Passage(passage.context, examples)
+
+    def _is_banned(self, example: Example) -> bool:
+        is_banned = normalize_answer(example.question) in self.banned
+        if is_banned:
+            self.counts.drop(show_value(example.id), IN_DEV)
+        return is_banned
 
     def _report(self, record_id: str, reason: str) -> None:
         record_id = show_value(record_id)  # it goes to terminals, and comes from outside

@@ -128,8 +128,8 @@ class Train:
     """"ddp": all on each rank; sharded over ranks: "fsdp" all, DeepSpeed's "zero1" the moments,
     "zero2" gradients too, "zero3" weights too. A run may go on with another one."""
     optimizer: str = "adamw"
-    """"adamw"; on CUDA also "adamw_8bit" (moments in 8 bits) and "paged_adamw_8bit" (which may
-    leave the GPU), both plain AdamW on a CPU."""
+    """"adamw"; "adamw_8bit": moments in 8 bits; "paged_adamw_8bit": which may leave the GPU (on a
+    CPU the same as "adamw_8bit"). The latter two with train.engine=ddp only."""
     mixing: str = "round_robin"
     """Which source a step trains on, with several: in turn; "proportional" to their steps in an
     epoch; or "temperature": to the (1 / `mixing_temperature`)th power of those."""

@@ -22,7 +22,6 @@ from qa_dist.recipe import (
     PRECISIONS,
     QUANTIZATIONS,
     TASKS,
-    Data,
     Recipe,
     source_names,
     trained_sources,
@@ -120,7 +119,9 @@ def check_recipe(recipe: Recipe) -> list[str]:
     if not recipe.model.name:
         faults.append("model.name=: expected a hub name or a folder; give model.name=...")
     faults += _check_head(recipe)
-    return [*faults, *_check_windowing(recipe.data), *_check_steps(recipe)]
+    is_writer = recipe.model.head == "causal_lm"
+    faults += _check_room(recipe) if is_writer else _check_windowing(recipe)
+    return [*faults, *_check_steps(recipe)]
 
 
 def text_fault(text: str) -> str:
@@ -175,6 +176,9 @@ def _check_sources(recipe: Recipe) -> Iterator[str]:
         if source.dev and source.dev_fraction > 0:
             given = f"{key}.dev_fraction={source.dev_fraction}"
             yield f"{given}: expected 0 where {key}.dev is given; leave one of the two out"
+        if source.task == "ner" and source.heldout_fraction > 0:
+            given = f"{key}.heldout_fraction={source.heldout_fraction}"
+            yield f"{given}: expected 0, as tags have no threshold that it could tune; leave it out"
         if source.dev_fraction + source.heldout_fraction >= 1:
             yield (
                 f"{key}.heldout_fraction={source.heldout_fraction}: expected less than 1 together"
@@ -187,16 +191,27 @@ def _check_head(recipe: Recipe) -> Iterator[str]:
     model, train, num = recipe.model, recipe.train, len(recipe.sources)
     tasks = {source.task for source in recipe.sources}
     is_writer = model.head == "causal_lm"
+    if recipe.data.document_context and "ner" not in tasks:
+        yield "data.document_context=true: expected false without a source of task=ner"
     if is_writer and num > 1:
         yield f"model.head=causal_lm: expected one source, not {num}; make a recipe for each"
     if is_writer and "ner" in tasks:
         yield "model.head=causal_lm: expected questions to answer, not task=ner; give head=span"
+    if is_writer and any(source.heldout_fraction for source in recipe.sources):
+        key = "sources.0.heldout_fraction"
+        yield f"{key}: expected 0 with model.head=causal_lm, which has no threshold to tune"
     if not is_writer and "prompted_qa" in tasks:
         given = f"model.head={show_value(model.head)}"
         yield f"{given}: expected causal_lm, as the answers of task=prompted_qa aren't spans"
     if model.head == "span_crf" and "coqa" in tasks:
         given = "model.head=span_crf"
         yield f"{given}: expected span, as CoQA's yes, no and unknown aren't labels of tokens"
+    if model.quantization != "none" and train.engine in ("fsdp", "zero3"):
+        given = f"train.engine={train.engine}"
+        yield f"{given}: expected ddp, zero1 or zero2, as 4-bit weights can't be shared out"
+    if train.optimizer != "adamw" and train.engine != "ddp":
+        given = f"train.optimizer={show_value(train.optimizer)}"
+        yield f"{given}: expected adamw with train.engine={train.engine}, which shares moments out"
     if model.quantization != "none" and not (is_writer and model.lora_rank):
         given = f"model.quantization={model.quantization}"
         yield f"{given}: expected none without model.head=causal_lm and model.lora_rank > 0"
@@ -209,8 +224,17 @@ def _check_head(recipe: Recipe) -> Iterator[str]:
         yield f"train.only={show_value(train.only)}: expected all, or one of {names}"
 
 
-def _check_windowing(data: Data) -> Iterator[str]:
+def _check_room(recipe: Recipe) -> Iterator[str]:
+    """A prompt must fit beside what is written."""
+    length, answer = recipe.data.max_length_tokens, recipe.evaluation.max_new_tokens
+    if answer >= length:
+        wanted = f"less than data.max_length_tokens={length}, as the prompt must fit too"
+        yield f"evaluation.max_new_tokens={answer}: expected {wanted}; lower it"
+
+
+def _check_windowing(recipe: Recipe) -> Iterator[str]:
     """The limits of text/windows.py, said before anything is tokenised."""
+    data = recipe.data
     length, overlap = data.max_length_tokens, data.window_overlap_tokens
     if overlap >= length:
         wanted = f"less than data.max_length_tokens={length}; a third of it is usual"
@@ -219,7 +243,12 @@ def _check_windowing(data: Data) -> Iterator[str]:
     # beside the question: 4 special tokens at most (RoBERTa), the overlap, and new context tokens
     new_tokens = max(1, (length - overlap) // 8)
     limit = length - 4 - overlap - new_tokens
-    if limit < data.max_question_tokens:
+    if all(source.task == "ner" for source in recipe.sources):  # nothing is asked
+        if limit < 0:
+            given = f"data.window_overlap_tokens={overlap}"
+            most = f"expected at most {overlap + limit}"
+            yield f"{given}: {most} with data.max_length_tokens={length}"
+    elif limit < data.max_question_tokens:
         yield (
             f"data.max_question_tokens={data.max_question_tokens}: expected at most {limit} with"
             f" data.max_length_tokens={length} and data.window_overlap_tokens={overlap}, as 4"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from chat_model import make_chat_model
 from prepared_data import made_articles
 from zygote import Zygote
 
@@ -91,6 +92,21 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     zygote = Zygote(tmp_path_factory.mktemp("zygote"))
     yield zygote
     zygote.close()
+
+
+@pytest.fixture(scope="session")
+def lm_zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """Forks processes that have imported what a quantised language model needs too."""
+    modules = ("peft", "bitsandbytes", "transformers.models.qwen2.modeling_qwen2")
+    zygote = Zygote(tmp_path_factory.mktemp("lm_zygote"), *modules)
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small random language model and its chat tokenizer."""
+    return make_chat_model(tmp_path_factory.mktemp("tiny_chat"), tie_word_embeddings=False)
 
 
 @pytest.fixture(scope="session")

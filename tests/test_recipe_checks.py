@@ -121,6 +121,8 @@ def test_sources_relations() -> None:
         (["squad"], {"head": "causal_lm", "quantization": "nf4"}, "model.quantization=nf4: exp"),
         (["squad", "ner"], {"engine": "zero2"}, "train.engine=zero2: expected ddp or fsdp"),
         (["squad", "ner"], {"only": "coqa"}, "train.only=coqa: expected all, or one of squad, ner"),
+        (["squad"], {"document_context": True}, "data.document_context=true: expected false"),
+        (["squad", "ner"], {"document_context": True}, ""),
         (["squad", "ner"], {"only": "ner"}, ""),
         (["squad", "ner"], {"lora_rank": 4}, ""),
         (["prompted_qa"], {"head": "causal_lm", "quantization": "nf4", "lora_rank": 4}, ""),
@@ -132,8 +134,10 @@ def test_heads_tasks_and_several_sources(
     sources = [replace(GOOD.sources[0], task=task) for task in tasks]
     of_train = {k: v for k, v in settings.items() if hasattr(GOOD.train, k)}
     of_model = {k: v for k, v in settings.items() if hasattr(GOOD.model, k)}
+    of_data = {k: v for k, v in settings.items() if hasattr(GOOD.data, k)}
     model, train = replace(GOOD.model, **of_model), replace(GOOD.train, **of_train)
-    faults = check_recipe(replace(GOOD, sources=sources, model=model, train=train))
+    data = replace(GOOD.data, **of_data)
+    faults = check_recipe(replace(GOOD, sources=sources, data=data, model=model, train=train))
     assert all(fault.startswith(start) for fault in faults) and bool(faults) == bool(start)
 
 
@@ -216,3 +220,20 @@ def test_recipes_are_frozen_and_import_nothing_heavy() -> None:
     folder = Path(__file__).parents[1]
     shown = subprocess.check_output([sys.executable, "-c", code], cwd=folder, text=True)
     assert shown.strip() == ""
+
+
+def test_tags_have_no_threshold_to_tune() -> None:
+    source = replace(GOOD.sources[0], task="ner", heldout_fraction=0.1)
+    fault = fault_of(replace(GOOD, sources=[source]))
+    assert fault.startswith("sources.0.heldout_fraction=0.1: expected 0")
+    assert check_recipe(replace(GOOD, sources=[replace(source, heldout_fraction=0.0)])) == []
+
+
+@pytest.mark.parametrize(("overlap", "wanted"), [(55, 52), (43, None), (52, None)])
+def test_windows_of_tags_need_no_room_for_a_question(overlap: int, wanted: int | None) -> None:
+    data = replace(GOOD.data, max_length_tokens=57, window_overlap_tokens=overlap)
+    tagged = replace(GOOD, sources=[replace(GOOD.sources[0], task="ner")], data=data)
+    faults = check_recipe(tagged)
+    given = f"data.window_overlap_tokens={overlap}: expected at most {wanted} with"
+    assert faults == [] if wanted is None else faults[0].startswith(given)
+    assert check_recipe(replace(tagged, sources=GOOD.sources)) != []

@@ -75,7 +75,8 @@ class Child:
 class Zygote:
     """The test's end of the pipe."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *more: str) -> None:
+        """`more`: modules to import beside PRELOADED."""
         self._folder = folder
         self._children: dict[int, Child] = {}
         self._started: list[int] = []
@@ -83,7 +84,7 @@ class Zygote:
         self._number = 0
         environ = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "160"}
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, __file__, *more],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -253,7 +254,7 @@ def _run_child(request: dict[str, Any], works: dict[str, Callable[[Sequence[str]
 
 
 def _serve() -> None:
-    for name in PRELOADED:
+    for name in (*PRELOADED, *sys.argv[1:]):
         importlib.import_module(name)
     launch = _load_job("launch").main
     works = {"launch": launch, "train": _train}

@@ -7,19 +7,22 @@ Reads a sample of records and the encoder's config.json; writes nothing, loads n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from qa_dist.cluster.submit import Place
+from qa_dist.contaminated import describe_contamination
 from qa_dist.data.prepared import Prepared
 from qa_dist.data.tokenizer import read_model_config
 from qa_dist.plan import Plan, sample_passages
-from qa_dist.recipe import Recipe, SourceSplit, source_splits, trained_sources
+from qa_dist.recipe import Recipe, SourceSplit, form_of, source_splits, trained_sources
 from qa_dist.text.windows import cut_windows
 
 _CHARS_PER_TOKEN = 4.4  # English, WordPiece of 30,000: SQuAD's contexts have 4.3 to 4.6
 _BYTES_PER_PARAMETER = 16  # fp32 weights, gradients and AdamW's two moments
+_BYTES_PER_FROZEN = {"none": 2, "nf4": 0.6}  # embeddings stay in 16 bits
 _SAMPLE = 64
 
 
@@ -63,6 +66,8 @@ def print_forecast(
     print("stages:")
     for stage in stages:
         print(f"  {stage:10s} {elements[stage]}")
+    for line in describe_contamination(recipe, plan):
+        print(line)
     for split, num in plan.num_questions.items():
         print(
             f"{split}: {num:,} questions, about {windows[split]:,} windows in "
@@ -73,11 +78,16 @@ def print_forecast(
 
 def windows_per_question(recipe: Recipe, plan: Plan, split: SourceSplit) -> float:
     """Return about how many windows a question of a split has, from a sample of its records."""
+    if form_of(recipe, recipe.sources[split.source]) == "text":
+        return 1.0  # what is too long is cut
     data = recipe.data
     num_questions = num_windows = 0
     for passage in sample_passages(recipe, plan, split, _SAMPLE):
-        tokens = round(len(passage.context) / _CHARS_PER_TOKEN)
         for example in passage.examples:
+            start, end = 0, len(passage.context)
+            if example.words:  # of a document's sentences each has windows of its own
+                start, end = example.words[0][0], example.words[-1][1]
+            tokens = round((end - start) / _CHARS_PER_TOKEN)
             history = example.history[-2 * data.history_turns :] if data.history_turns else ()
             question = sum(
                 len(text) / _CHARS_PER_TOKEN + 1 for text in (*history, example.question)
@@ -92,7 +102,6 @@ def memory_gb(recipe: Recipe) -> float:
     """Return about the memory of one rank: state of all parameters, and activations of one
     micro-batch; in GB."""
     config = read_model_config(recipe.model.name)
-    parameters = num_parameters(recipe)
     hidden = int(config.get("hidden_size", 768))
     inner = int(config.get("intermediate_size", 4 * hidden))
     layers = int(config.get("num_hidden_layers", 12))
@@ -100,22 +109,52 @@ def memory_gb(recipe: Recipe) -> float:
     tokens = min(
         recipe.train.micro_batch_tokens, recipe.train.batch_windows * recipe.data.max_length_tokens
     )
-    activations = tokens * layers * (12 * hidden + 3 * inner) * bytes_per_value
-    return float(np.round((parameters * _BYTES_PER_PARAMETER + activations) / 1e9, 2))
+    kept = layers * (12 * hidden + 3 * inner)
+    if recipe.model.gradient_checkpointing:  # each layer's input, and all of the one in work
+        kept = layers * hidden + kept // layers
+    activations = tokens * kept * bytes_per_value
+    trained = num_trained(recipe)
+    frozen = num_parameters(recipe) - trained if trained < num_parameters(recipe) else 0
+    state = trained * _BYTES_PER_PARAMETER + frozen * _BYTES_PER_FROZEN[recipe.model.quantization]
+    return float(np.round((state + activations) / 1e9, 2))
 
 
 def checkpoint_gb(recipe: Recipe) -> float:
     """Return about the size of a checkpoint: weights and AdamW's two moments; in GB."""
-    return 12 * num_parameters(recipe) / 1e9
+    return 12 * num_trained(recipe) / 1e9
+
+
+def num_trained(recipe: Recipe) -> int:
+    """Return about how many parameters are trained and saved: a language model's adapters alone, if
+    it has any."""
+    model = recipe.model
+    if model.head != "causal_lm" or not model.lora_rank:
+        return num_parameters(recipe)
+    config = read_model_config(model.name)
+    shapes = _linear_shapes(config)
+    of_layer = sum(rows + columns for rows, columns in shapes)  # two matrices beside each
+    return model.lora_rank * int(config.get("num_hidden_layers", 12)) * of_layer
 
 
 def num_parameters(recipe: Recipe) -> int:
-    """Return about how many parameters the encoder has, from its config.json."""
+    """Return about how many parameters the base has, from its config.json."""
     config = read_model_config(recipe.model.name)
     hidden = int(config.get("hidden_size", 768))
-    inner = int(config.get("intermediate_size", 4 * hidden))
     layers = int(config.get("num_hidden_layers", 12))
     own_layers = int(config.get("num_hidden_groups", layers))  # ALBERT shares them
     embedding = int(config.get("embedding_size", hidden))
     vocab = int(config.get("vocab_size", 30_000))
-    return vocab * embedding + own_layers * (4 * hidden * hidden + 2 * hidden * inner)
+    of_layer = sum(rows * columns for rows, columns in _linear_shapes(config))
+    return vocab * embedding + own_layers * of_layer
+
+
+def _linear_shapes(config: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Return the sizes of a layer's matrices: four of attention, and two behind it, or three where
+    one of them is a gate (Qwen, Llama)."""
+    hidden = int(config.get("hidden_size", 768))
+    inner = int(config.get("intermediate_size", 4 * hidden))
+    heads = int(config.get("num_attention_heads", 12))
+    keys = hidden * int(config.get("num_key_value_heads", heads)) // heads
+    num_behind = 3 if config.get("hidden_act") == "silu" else 2
+    attention = [(hidden, hidden), (hidden, keys), (hidden, keys), (hidden, hidden)]
+    return attention + [(hidden, inner)] * num_behind

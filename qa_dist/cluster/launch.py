@@ -185,7 +185,9 @@ class Look:
         """Return the plan of a recipe's data. Raises InputError."""
         from qa_dist.plan import make_plan
 
-        key = repr((recipe.sources, recipe.data, recipe.model.name, recipe.model.lower_case))
+        model, room = recipe.model, recipe.evaluation.max_new_tokens
+        of_model = (model.name, model.lower_case, model.head)
+        key = repr((recipe.sources, recipe.data, of_model, room))
         if key not in self._plans:
             self._plans[key] = make_plan(recipe, self._prepared_dir)
         return self._plans[key]
@@ -288,6 +290,7 @@ def open_files(
     """Make the files of a run that is held, or check that those there are this very run's."""
     from qa_dist.cluster import open_run, pipeline
     from qa_dist.cluster.submitted import check_not_live
+    from qa_dist.contaminated import describe_contamination
     from qa_dist.lock import locked
 
     recipe, plan, place = wanted.recipe, wanted.plan, options.place
@@ -298,6 +301,9 @@ def open_files(
         fresh_data = plan.prepared(recipe.data.num_shards, place.max_parallel)
         prepared = open_run.open_run(run, recipe, plan, fresh_data, options.is_fresh)
     write_text(run.root / "profile.yaml", profile_to_yaml(options.profile))
+    if any(prepared.missing(split) for split in prepared.num_shards):
+        for line in describe_contamination(recipe, plan):
+            console.print(line, highlight=False)
     return pipeline.Launch(run, recipe, options.profile, place, console), prepared
 
 

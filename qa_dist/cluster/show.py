@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -147,48 +147,119 @@ def show_prepared(
     say(f"{windows_per_s:,.0f} windows/s, start of the processes included")
 
 
+_COLUMNS = {"em": "EM", "f1": "F1", "keyword_overlap": "keyword overlap"}
+
+
 def show_scores(console: Console, scores: Mapping[str, Any], recipe: str) -> None:
-    """Print EM and F1 with intervals: all thresholds, then by answer type, turn and domain; a table
-    for each source."""
-    for name, of_source in scores.get("sources", {}).items():
-        show_scores(console, {**of_source, "step": scores["step"]}, f"{recipe}, {name}")
+    """Print a checkpoint's figures with intervals, a table for each source."""
+    for name, of_source in scores.get("sources", {"": scores}).items():
+        title = f"{recipe}, step {scores['step']}{name and ', '}{name}"
+        is_tagged = "precision" in of_source["scores"][of_source["headline"]]
+        (_show_entities if is_tagged else _show_questions)(console, of_source, title)
     if "sources" in scores:
         mean = scores["scores"]["mean"]
         line = f"mean of the sources: EM {mean['em']:.1f}, F1 {mean['f1']:.1f}"
         console.print(line, highlight=False)
-        return
+
+
+def _show_questions(console: Console, scores: Mapping[str, Any], title: str) -> None:
+    """Print EM and F1, of written answers keyword overlap too: all thresholds (or models), then by
+    answer type, turn and domain."""
     num, groups = scores["num_questions"], scores["num_groups"]
     over = f"{num:,} questions" + (f" of {groups:,} stories" if groups != num else "")
-    table = Table(title=f"{recipe}, step {scores['step']}: {over}", title_justify="left")
-    for name, side in (("", "left"), ("questions", "right"), ("EM", "right"), ("F1", "right")):
-        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    metrics = {m: c for m, c in _COLUMNS.items() if m in scores["scores"][scores["headline"]]}
+    table = _table(f"{title}: {over}", "questions", *metrics.values())
     for name, figures in scores["scores"].items():
         mark = " *" if name == scores["headline"] and len(scores["scores"]) > 1 else ""
         table.add_row(
-            _threshold_label(name, figures) + mark, f"{num:,}", *_cells(figures), style="bold"
+            _label(name, figures) + mark, f"{num:,}", *_cells(figures, metrics), style="bold"
         )
     for kind, rows in scores["by"].items():
         table.add_section()
         for row, figures in rows.items():
             label = f"{kind.replace('_', ' ')}: {row}"
-            table.add_row(escape(label), f"{figures['num_questions']:,}", *_cells(figures))
+            table.add_row(escape(label), f"{figures['num_questions']:,}", *_cells(figures, metrics))
     console.print(table)
     notes = "[..]: 95 % bootstrap interval."
-    if len(scores["scores"]) > 1:
+    if compared := scores.get("compared"):
+        notes += (
+            f" base: the same model, adapter off; floor: another question's answer. By overlap "
+            f"tuned wins {compared['win']}, ties {compared['tie']}, loses {compared['loss']}; "
+            "report/ shows each question."
+        )
+    elif "oracle" in scores["scores"]:
         notes += " *: the threshold used below it; oracle was chosen on dev itself: an upper bound."
     console.print(escape(notes), highlight=False)
+    if "own_history" in scores:
+        _show_own_history(console, scores)
 
 
-def _threshold_label(name: str, figures: Mapping[str, Any]) -> str:
+def _show_own_history(console: Console, scores: Mapping[str, Any]) -> None:
+    """Print what becomes of EM and F1 when the history holds the model's own answers."""
+    own, gold = scores["own_history"], scores["scores"][scores["headline"]]
+    columns = ("EM", "F1", "F1 with gold answers", "gap")
+    table = _table("the model's own answers as history", *columns)
+    gap = own["gap"]["f1"]
+    interval = f"{gap['mean']:.1f} \\[{gap['low']:.1f}, {gap['high']:.1f}]"
+    table.add_row("all", *_cells(own, ("em", "f1")), f"{gold['f1']:.1f}", interval, style="bold")
+    for kind, rows in own["by"].items():
+        table.add_section()
+        for row, figures in rows.items():
+            f1 = scores["by"][kind][row]["f1"]
+            label = escape(f"{kind.replace('_', ' ')}: {row}")
+            cells = _cells(figures, ("em", "f1"))
+            table.add_row(label, *cells, f"{f1:.1f}", f"{f1 - figures['f1']:.1f}")
+    console.print(table)
+    note = "gap: gold less own, the price of wrong answers; paired interval over stories."
+    console.print(note, highlight=False)
+
+
+def _show_entities(console: Console, scores: Mapping[str, Any], title: str) -> None:
+    """Print precision, recall and F1 of entities in both readings, then by type; and what single
+    words and whole sentences score."""
+    num, groups = scores["num_questions"], scores["num_groups"]
+    over = f"{num:,} sentences" + (f" of {groups:,} documents" if groups != num else "")
+    table = _table(f"{title}: {over}", "entities", "precision", "recall", "F1")
+    rows = scores["by"]["entity_type"]
+    metrics = ("precision", "recall", "f1")
+    for name, figures in scores["scores"].items():
+        count = sum(row["num_entities"] for row in rows.values())
+        table.add_row(f"all, {name}", f"{count:,}", *_cells(figures, metrics), style="bold")
+    table.add_section()
+    for row, figures in rows.items():
+        table.add_row(escape(row), f"{figures['num_entities']:,}", *_cells(figures, metrics))
+    console.print(table)
+    headline = scores["scores"][scores["headline"]]
+    words, sentences = _cells(headline, ("accuracy", "em"))
+    console.print(
+        f"Words tagged rightly: {words} %; sentences without a fault: {sentences} %. "
+        f"{escape('[..]')}: 95 % bootstrap interval. default: tags as conlleval reads them; "
+        "strict: as IOB2.",
+        highlight=False,
+    )
+
+
+def _table(title: str, *columns: str) -> Table:
+    """Return an empty table: labels on the left, then columns of numbers."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _label(name: str, figures: Mapping[str, Any]) -> str:
     if name == "always_answer":
         return "all"
+    if "keyword_overlap" in figures:  # written answers: tuned, base, floor
+        return name
     threshold = figures["threshold"]
     at = "" if threshold is None or name == "at_0" else f" ({threshold:.2f})"
     return "all, no-answer threshold 0" if name == "at_0" else f"all, threshold {name}{at}"
 
 
-def _cells(figures: Mapping[str, float]) -> list[str]:
+def _cells(figures: Mapping[str, float], metrics: Iterable[str]) -> list[str]:
     return [
         f"{figures[m]:.1f} \\[{figures[m + '_low']:.1f}, {figures[m + '_high']:.1f}]"
-        for m in ("em", "f1")
+        for m in metrics
     ]

@@ -34,10 +34,10 @@ _DECODER = json.JSONDecoder(parse_int=float)
 
 
 @contextmanager
-def opened_data_file(path: Path) -> Iterator[BinaryIO]:
+def opened_data_file(path: Path, expected: str = "a JSON file") -> Iterator[BinaryIO]:
     """Open a data file for reading; what can't be one is an InputError."""
     if path.is_dir():
-        raise InputError(f"{path}: is a folder, expected a JSON file; name the file in it")
+        raise InputError(f"{path}: is a folder, expected {expected}; name the file in it")
     try:
         with path.open("rb") as stream:
             yield stream

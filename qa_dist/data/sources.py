@@ -1,8 +1,9 @@
-"""The records of one source of a recipe: a local JSON file, or a dataset of the Hugging Face hub.
+"""The records of one source of a recipe: a local file, or a dataset of the Hugging Face hub.
 
 In: what stands in the recipe ("data/train.json", "rajpurkar/squad_v2") and the split. Out: Records,
 which knows where each record is, reads record i as a dict in the JSON file's form, and names its
-group. `datasets` is imported only where a hub dataset is asked for: it takes seconds.
+group. Tagged sentences come from CoNLL or parquet files (conll.py, tagged_rows.py). `datasets` is
+imported only where a hub dataset is asked for: it takes seconds.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
+from qa_dist.data.conll import ConllRecords
+from qa_dist.data.flat_records import LINES_ENDING, index_flat, line_number
 from qa_dist.data.raw_records import (
     Count,
     RecordIndex,
@@ -23,6 +26,7 @@ from qa_dist.data.raw_records import (
     index_json,
     read_json_record,
 )
+from qa_dist.data.tagged_rows import HubTable, ParquetTable, TaggedRows
 from qa_dist.records import BadRecordError, InputError
 
 SQUAD_LEVELS = ("data", "paragraphs")
@@ -31,7 +35,9 @@ HUB_COLUMNS = ("id", "context", "question", "answers")
 HUB_BATCH_ROWS = 1000
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_DATA_ENDING = re.compile(r"\.(jsonl?|csv|tsv|txt|parquet|gz|zip|bz2|xz)", re.IGNORECASE)
+_DATA_ENDING = re.compile(
+    r"\.(jsonl?|csv|tsv|txt|parquet|gz|zip|bz2|xz|conll|bio|iob2?|train|test[ab])", re.IGNORECASE
+)  # CoNLL-2003's files are eng.train, eng.testa and eng.testb
 
 
 class Records(Protocol):
@@ -60,16 +66,36 @@ def open_records(
 ) -> Records:
     """Open a source: the path of a JSON file, or a hub dataset's name.
 
-    split: "train" or "dev", which of a hub dataset's splits to take. levels, count: the task's.
+    split: "train" or "dev", which of a hub dataset's splits to take. levels, count: the task's; no
+    levels: a record per line of a .jsonl file, or under each key of a JSON object.
     index: from an earlier call for the same source; None: made now, which reads all of the file.
     Raises InputError where the source isn't there or isn't such a file.
     """
     if is_hub_name(source):
         if tuple(levels) != SQUAD_LEVELS:
-            raise InputError(_no_hub_message(source))
+            raise InputError(_no_hub_message(source) if levels else _no_flat_hub_message(source))
         return HubRecords(source, open_hub(source, split), index)
     path = Path(source).expanduser()
+    if not levels:
+        kind = LineRecords if path.suffix.lower() == LINES_ENDING else JsonRecords
+        return kind(path, index_flat(path, count) if index is None else index)
     return JsonRecords(path, index_json(path, levels, count) if index is None else index)
+
+
+def open_tagged(
+    source: str, split: str, by_document: bool = False, index: RecordIndex | None = None
+) -> Records:
+    """Open a source of tagged sentences: a CoNLL or parquet file's path, or a hub dataset's name.
+
+    by_document: a record is a document, not a sentence. split, index: as for open_records. Raises
+    InputError where the source isn't there or isn't such a file.
+    """
+    if is_hub_name(source):
+        return TaggedRows(HubTable(source, load_hub(source, split)), by_document, index)
+    path = Path(source).expanduser()
+    if path.suffix.lower() == ".parquet":
+        return TaggedRows(ParquetTable(path), by_document, index)
+    return ConllRecords(path, by_document, index)
 
 
 def is_hub_name(source: str) -> bool:
@@ -86,6 +112,13 @@ def _no_hub_message(name: str) -> str:
     return (
         f"{name}: CoQA can't be read from the hub, whose copy lacks the ids and additional answers "
         "that official scores need; give Stanford's file (https://stanfordnlp.github.io/coqa/)"
+    )
+
+
+def _no_flat_hub_message(name: str) -> str:
+    return (
+        f"{name}: there is no such file, and such questions can't be read from the hub; give a "
+        f"local *{LINES_ENDING} with id, question and answer per line, or PubMedQA's JSON file"
     )
 
 
@@ -135,35 +168,50 @@ class JsonRecords:
         return name.strip() or f"group-{group:05d}"
 
 
+class LineRecords(JsonRecords):
+    """Records of a .jsonl file: the lines that aren't empty."""
+
+    def _record_id(self, record: int) -> str:
+        start = int(self.index.starts[record])
+        return f"{self._path.name}:{line_number(self._path, start)}"
+
+
 # --- A hub dataset ---
 
 
 def open_hub(name: str, split: str) -> Any:
-    """Load a hub dataset in SQuAD's form, a question per row; "dev" is its split "validation"."""
+    """Load a hub dataset in SQuAD's form, a question per row."""
+    dataset = load_hub(name, split)
+    missing = [column for column in HUB_COLUMNS if column not in dataset.column_names]
+    if missing or not len(dataset):
+        found = f"lacks {', '.join(missing)}" if missing else "has no rows"
+        raise InputError(
+            f"{name}: split {HUB_SPLITS[split]!r} {found}; expected rows as rajpurkar/squad's"
+        )
+    return dataset
+
+
+def load_hub(name: str, split: str) -> Any:
+    """Load a split of a hub dataset; "dev" is its split "validation"."""
     if name.lower().rpartition("/")[2] == "coqa":
         raise InputError(_no_hub_message(name))
     import datasets
 
     hub_split = HUB_SPLITS[split]
     try:
-        dataset = datasets.load_dataset(name, split=hub_split)
+        return datasets.load_dataset(name, split=hub_split)
     except Exception as error:  # what a hub, its cache and its files can raise is no closed set
         said = " ".join(str(error).split())[:200]
         raise InputError(
             f"{name}: split {hub_split!r} can't be loaded ({type(error).__name__}: {said}); give a "
-            "local JSON file, or first run this on a machine with internet and the same HF_HOME: "
+            "local file, or first run this on a machine with internet and the same HF_HOME: "
             f"python -c \"from datasets import load_dataset; load_dataset('{name}')\""
         ) from None
-    missing = [column for column in HUB_COLUMNS if column not in dataset.column_names]
-    if missing or not len(dataset):
-        found = f"lacks {', '.join(missing)}" if missing else "has no rows"
-        raise InputError(f"{name}: split {hub_split!r} {found}; expected rows as rajpurkar/squad's")
-    return dataset
 
 
 def hub_fingerprint(name: str, split: str) -> str:
     """Return what `datasets` knows the content of a hub dataset's split by."""
-    return str(open_hub(name, split)._fingerprint)
+    return str(load_hub(name, split)._fingerprint)
 
 
 class HubRecords:

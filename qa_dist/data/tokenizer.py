@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qa_dist.data.order import PAD_MULTIPLE
 from qa_dist.files import canonical_json, file_sha256
 from qa_dist.records import InputError
 
@@ -26,7 +25,11 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.json"
 _WHOLE_FILE = "tokenizer.json"
 _SETTINGS_FILE = "tokenizer_config.json"
-_SETTING_FILES = (_SETTINGS_FILE, "special_tokens_map.json", "added_tokens.json")
+_TEMPLATE_FILE = "chat_template.jinja"
+_SETTING_FILES = (
+    *(_SETTINGS_FILE, "special_tokens_map.json", "added_tokens.json"),
+    _TEMPLATE_FILE,
+)
 _VOCAB_FILES = (
     *("vocab.txt", "vocab.json", "merges.txt", "bpe.codes"),
     *("spiece.model", "spm.model", "sentencepiece.bpe.model", "tokenizer.model"),
@@ -114,6 +117,32 @@ def load_tokenizer(name: str, lower_case: bool | None) -> LoadedTokenizer:
     return LoadedTokenizer(backend, template, sep_text, vocab_size)
 
 
+def check_chat_template(name: str) -> None:
+    """Raise InputError if the model's tokenizer has no chat template; loads nothing."""
+    files = _find_files(name, (_SETTINGS_FILE, _TEMPLATE_FILE))
+    has_one = _TEMPLATE_FILE in files
+    if not has_one and _SETTINGS_FILE in files:
+        has_one = bool(_read_json(name, files[_SETTINGS_FILE]).get("chat_template"))
+    if not has_one:
+        raise InputError(
+            f"model.name={name}: its tokenizer has no chat template; with model.head=causal_lm use "
+            "a model that was trained on conversations, such as Qwen/Qwen2.5-3B-Instruct"
+        )
+
+
+def load_chat_tokenizer(name: str) -> Any:
+    """Load the tokenizer of a chat model, with its own chat template; raise InputError if it can't
+    be loaded, isn't fast or has no template."""
+    loaded = _load_from_files(name, None)
+    if not getattr(loaded, "is_fast", False):
+        raise InputError(
+            f"model.name={name}: {type(loaded).__name__} isn't a fast tokenizer, and prompts need "
+            "one to cut long contexts; use a model with a tokenizer.json"
+        )
+    check_chat_template(name)
+    return loaded
+
+
 def tokenizer_digest(name: str, lower_case: bool | None) -> str:
     """Return a sha256 of the files that make up the tokenizer, and of `lower_case`.
 
@@ -160,6 +189,8 @@ def model_limit(name: str) -> int | None:
     A multiple of 8 where there is one: windows are padded up to that, and must still have
     positions.
     """
+    from qa_dist.data.order import PAD_MULTIPLE  # and numpy with it
+
     config = read_model_config(name)
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int) or positions <= 0:

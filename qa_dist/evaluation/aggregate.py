@@ -29,6 +29,8 @@ from qa_dist.evaluation.elements import (
     shards_of,
 )
 from qa_dist.evaluation.score_spans import score_spans
+from qa_dist.evaluation.score_tags import score_tags
+from qa_dist.evaluation.score_text import score_text
 from qa_dist.evaluation.scored import is_scored, mark_scored
 from qa_dist.evaluation.sweep_table import update_sweeps
 from qa_dist.files import own_process, read_json, read_status, write_json, write_status
@@ -166,6 +168,9 @@ def _points(scores: Mapping[str, Any], prefix: str) -> dict[str, float]:
     }
     for name, figures in scores["scores"].items():
         values |= {f"{prefix}_{name}/{m}": figures[m] for m in ("em", "f1")}
+    if own := scores.get("own_history"):
+        values |= {f"{prefix}_own_history/{m}": own[m] for m in ("em", "f1")}
+        values |= {f"{prefix}_own_history/{m}_gap": own["gap"][m]["mean"] for m in ("em", "f1")}
     for kind, rows in scores["by"].items():
         values |= {f"{prefix}_f1_by_{kind}/{row}": figures["f1"] for row, figures in rows.items()}
     return values
@@ -187,7 +192,7 @@ def _score_step(run: RunDir, recipe: Recipe, prepared: Prepared, step: int) -> d
     names = source_names(recipe)
     splits = {(split.source, split.part): split.name for split in source_splits(recipe)}
     folder = run.predictions / step_name(step)
-    scorers = {"span": score_spans}
+    scorers = {"span": score_spans, "tags": score_tags, "text": score_text}
     of_sources = {}
     for place in trained_sources(recipe):
         source = recipe.sources[place]

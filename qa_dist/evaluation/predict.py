@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from qa_dist import faults
 from qa_dist.checkpoint import load_model_state, reading
@@ -29,8 +30,10 @@ from qa_dist.evaluation.elements import (
     origin,
 )
 from qa_dist.evaluation.forward import Forward
+from qa_dist.evaluation.generate import TextPredictor
 from qa_dist.evaluation.own_history import OwnHistoryPredictor, Predictor, has_own_history
 from qa_dist.evaluation.spans import SpanPredictor
+from qa_dist.evaluation.tags import TagPredictor
 from qa_dist.files import (
     BrokenFileError,
     file_sha256,
@@ -41,7 +44,7 @@ from qa_dist.files import (
     write_status,
 )
 from qa_dist.models import build_model
-from qa_dist.recipe import Recipe, form_of, source_splits, trained_sources
+from qa_dist.recipe import Recipe, Source, form_of, source_splits, trained_sources
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
@@ -63,7 +66,7 @@ def evaluate_element(run: RunDir, element: int) -> None:
     faults.reach("evaluate.start", step)
     if not is_evaluated(run, step, shard_name):
         # First, so that who finds the element's own predictions done needn't ask for these.
-        if is_floors(run, element) and not is_evaluated(run, UNTRAINED, shard_name):
+        if is_floors(run, step) and not is_evaluated(run, UNTRAINED, shard_name):
             _evaluate(run, element, UNTRAINED, split, shard_name)
         try:
             with reading(run.checkpoints / step_name(step)):
@@ -87,7 +90,17 @@ def _evaluate(run: RunDir, element: int, step: int, split: str, shard_name: str)
     except BrokenFileError as error:
         raise InputError(f"{error}. Delete it and launch the run again") from error
     of = origin(run, step)
-    rows = _predictor(run, recipe, prepared, split, state, data).rows()
+    place = next(s.source for s in source_splits(recipe) if s.name == split)
+    model = load_trained(recipe, prepared, state)
+
+    def load(data: Split) -> Predictor:
+        return make_predictor(run, recipe, model, place, data)
+
+    predictor = load(data)
+    if has_own_history(recipe, recipe.sources[place], split):
+        null_text = TASKS[recipe.sources[place].task].NULL_TEXT
+        predictor = OwnHistoryPredictor(recipe, data, null_text, load)
+    rows = predictor.rows()
     path = run.predictions_file(step, shard_name)
     num_rows = 0
     with replaced_file(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
@@ -111,34 +124,30 @@ def _evaluate(run: RunDir, element: int, step: int, split: str, shard_name: str)
     return data.num_windows
 
 
-def _predictor(
-    run: RunDir,
-    recipe: Recipe,
-    prepared: Prepared,
-    split_name: str,
-    state: Mapping[str, Any] | None,
-    data: Split,
-) -> Predictor:
-    """Return what predicts a shard, with the weights of a checkpoint; None: as before training."""
-    places = trained_sources(recipe)
-    splits = source_splits(recipe)
-    place = next(split.source for split in splits if split.name == split_name)
-    dev = {split.source: split.name for split in splits if split.part == "dev"}
-    model = build_model(recipe, [prepared.classes(dev[source]) for source in places])
+def load_trained(recipe: Recipe, prepared: Prepared, state: Mapping[str, Any] | None) -> nn.Module:
+    """Return the recipe's model with a checkpoint's weights (None: as before training), in
+    evaluation mode on its device."""
+    dev = {split.source: split.name for split in source_splits(recipe) if split.part == "dev"}
+    classes = [prepared.classes(dev[place]) for place in trained_sources(recipe)]
+    model = build_model(recipe, classes)
     if state is not None:
         model.load_state_dict(state)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device).eval()
-    engine = Forward(model, places.index(place), device, run_precision(run))
-    source = recipe.sources[place]
-    predictor = {"span": SpanPredictor}[form_of(recipe, source)]
+    return model.to(device).eval()
 
-    def load(split: Split) -> Predictor:
-        return predictor(recipe, source, engine, split)
 
-    if has_own_history(recipe, source, split_name):
-        return OwnHistoryPredictor(recipe, data, TASKS[source.task].NULL_TEXT, load)
-    return load(data)
+def make_predictor(
+    run: RunDir, recipe: Recipe, model: nn.Module, place: int, data: Split
+) -> Predictor:
+    """Return what predicts a shard of the source at `place` in the recipe."""
+    source, number = recipe.sources[place], trained_sources(recipe).index(place)
+    forward = Forward(model, number, next(model.parameters()).device, run_precision(run))
+    predictors: dict[str, Callable[[Recipe, Source, Forward, Split], Predictor]] = {
+        "span": SpanPredictor,
+        "tags": TagPredictor,
+        "text": TextPredictor,
+    }
+    return predictors[form_of(recipe, source)](recipe, source, forward, data)
 
 
 def run_precision(run: RunDir) -> str:

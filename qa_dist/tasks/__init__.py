@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 
 from qa_dist.recipe import Recipe, Source, form_of
 from qa_dist.records import Example, Passage
-from qa_dist.tasks import coqa, squad
+from qa_dist.tasks import coqa, ner, prompted_qa, squad
 from qa_dist.text.metrics import Kind, question_scores
 
 
@@ -50,7 +50,7 @@ class Task(Protocol):
         ...
 
 
-TASKS: dict[str, Task] = {"squad": squad, "coqa": coqa}
+TASKS: dict[str, Task] = {"squad": squad, "coqa": coqa, "ner": ner, "prompted_qa": prompted_qa}
 
 
 def null_class(recipe: Recipe, source: Source) -> int | None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+Floats = NDArray[np.float64]
 _MAX_DRAWS = 1 << 20  # indices that the bootstrap draws at once: 8 MB
 
 
@@ -42,32 +43,61 @@ def bootstrap_means(
     weights: Sequence[float] | None = None,
     num_resamples: int = 1000,
     seed: int = 0,
-) -> NDArray[np.float64]:
+) -> Floats:
     """Return the values' mean in each resample, in their own unit: (num_resamples,).
 
     Resamples questions, or whole groups where `groups` names each value's (CoQA: its story); a
     resample's mean is sum over sum, so that a group counts by its size. weights: each value's, > 0.
     Raises ValueError for input that is empty, of uneven lengths or not finite.
     """
-    sums = np.asarray(values, dtype=np.float64)  # (N,), below (G,): one per unit of resampling
-    sizes = np.ones_like(sums) if weights is None else np.asarray(weights, np.float64)  # as `sums`
-    if not len(sums) or sums.shape != sizes.shape or num_resamples < 1:
+    means = np.asarray(values, dtype=np.float64)  # (N,), as `sizes`
+    sizes = np.ones_like(means) if weights is None else np.asarray(weights, np.float64)
+    if not len(means) or means.shape != sizes.shape or num_resamples < 1:
         raise ValueError("expected one weight per value, at least one value and one resample")
-    if not (np.isfinite(sums) & np.isfinite(sizes) & (sizes > 0)).all():
+    if not (np.isfinite(means) & np.isfinite(sizes) & (sizes > 0)).all():
         raise ValueError("expected finite values, and finite weights above 0")
-    sums = sums * sizes
+    return ratio_means(means * sizes, sizes, groups, num_resamples, seed)
+
+
+def ratio_interval(
+    numerators: Sequence[float] | Floats,
+    denominators: Sequence[float] | Floats,
+    groups: Sequence[Hashable] | None = None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval (low, high) of sum over sum, such as of a micro F1; see
+    `ratio_means`."""
+    ratios = ratio_means(numerators, denominators, groups, num_resamples, seed)
+    low, high = np.percentile(ratios, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def ratio_means(
+    numerators: Sequence[float] | Floats,
+    denominators: Sequence[float] | Floats,
+    groups: Sequence[Hashable] | None = None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Floats:
+    """Return sum over sum in each resample of rows, or of whole groups: (num_resamples,).
+
+    Denominators may be 0; a resample of only such rows gives 0.
+    """
+    sums, sizes = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)  # (N,)
     if groups is not None:
         number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
         index = np.asarray([number[group] for group in groups])  # (N,)
-        sums, sizes = (np.bincount(index, column).astype(np.float64) for column in (sums, sizes))
+        sums, sizes = (np.bincount(index, row).astype(np.float64) for row in (sums, sizes))  # (G,)
     generator = np.random.default_rng(seed)
-    means = np.empty(num_resamples)
+    ratios = np.zeros(num_resamples)
     num_rows = max(1, _MAX_DRAWS // len(sums))
     for start in range(0, num_resamples, num_rows):
-        shape = (min(num_rows, num_resamples - start), len(sums))
-        drawn = generator.integers(len(sums), size=shape)  # (rows, G)
-        means[start : start + num_rows] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    return means
+        rows = slice(start, min(start + num_rows, num_resamples))
+        drawn = generator.integers(len(sums), size=(rows.stop - rows.start, len(sums)))  # (rows, G)
+        total = sizes[drawn].sum(axis=1)
+        np.divide(sums[drawn].sum(axis=1), total, out=ratios[rows], where=total > 0)
+    return ratios
 
 
 @dataclass(frozen=True)
@@ -101,7 +131,34 @@ def paired_difference(
         )
     differences = np.asarray(second, np.float64) - np.asarray(first, np.float64)
     means = bootstrap_means(differences.tolist(), groups, None, num_resamples, seed)
+    return _difference(float(differences.mean()), means)
+
+
+Ratios = tuple[Sequence[float], Sequence[float]]
+"""Numerators and denominators of the same questions or sentences, in the same order."""
+
+
+def paired_ratio_difference(
+    first: Ratios,
+    second: Ratios,
+    groups: Sequence[Hashable] | None = None,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> Difference:
+    """Compare two models by a figure that is sum over sum, such as a micro F1.
+
+    The same resamples are drawn for both. Raises ValueError for sequences of different lengths.
+    """
+    lengths = {len(part) for side in (first, second) for part in side}
+    if len(lengths) > 1:
+        raise ValueError(f"expected as many rows on both sides, found {sorted(lengths)}")
+    ours, theirs = (ratio_means(*side, groups, num_resamples, seed) for side in (second, first))
+    whole = [sum(above) / sum(below) if sum(below) else 0.0 for above, below in (second, first)]
+    return _difference(whole[0] - whole[1], ours - theirs)
+
+
+def _difference(mean: float, means: Floats) -> Difference:
     low, high = np.percentile(means, (2.5, 97.5))
     beyond = min(int((means <= 0).sum()), int((means >= 0).sum()))
-    p_value = min(1.0, 2 * (beyond + 1) / (num_resamples + 1))
-    return Difference(float(differences.mean()), float(low), float(high), p_value)
+    p_value = min(1.0, 2 * (beyond + 1) / (len(means) + 1))
+    return Difference(mean, float(low), float(high), p_value)

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 from qa_dist.records import InputError
 
-Kind = Literal["squad_v1", "squad_v2", "coqa"]
+Kind = Literal["squad_v1", "squad_v2", "coqa", "prompted"]
 Key = TypeVar("Key", bound=Hashable)
 DomainReport = dict[str, dict[str, float]]
 

@@ -61,7 +61,8 @@ class Replicated:
     @property
     def knows_at_once(self) -> bool:
         """Whether `bad_steps` is looked at in each step; reading it would hold up a GPU."""
-        return self.is_sharded or self.engine.device.type == "cpu"
+        can_skip = isinstance(self.optimizer, torch.optim.AdamW)  # bitsandbytes' can't
+        return self.is_sharded or self.engine.device.type == "cpu" or not can_skip
 
     def even_out(self, micro_batches: Sequence[Any]) -> list[Any]:
         """Return a step's micro-batches, with empty ones behind where ranks must have equally
@@ -325,7 +326,7 @@ class Zero(Replicated):
     ) -> State:
         whole = {}
         for name, parameter in self.module.named_parameters(remove_duplicate=is_trained):
-            if parameter.requires_grad or not is_trained:
+            if name in self._saved and (parameter.requires_grad or not is_trained):
                 tensor = gather(parameter)
                 if self.engine.rank == 0:
                     whole[name] = tensor.cpu()

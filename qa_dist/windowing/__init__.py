@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from qa_dist.data.shards import ShardWriter
@@ -14,6 +14,8 @@ from qa_dist.records import Passage
 from qa_dist.text.windows import PairTemplate
 from qa_dist.windowing.counts import FIRST_IDS, Counts
 from qa_dist.windowing.span import SpanMaker
+from qa_dist.windowing.tags import TagMaker
+from qa_dist.windowing.text import TextMaker
 
 __all__ = ["FIRST_IDS", "Counts", "Maker", "load_maker"]
 
@@ -41,8 +43,16 @@ class Maker(Protocol):
         ...
 
 
-def load_maker(recipe: Recipe, source: Source, part: str, counts: Counts) -> Maker:
+def load_maker(
+    recipe: Recipe, source: Source, part: str, counts: Counts, labels: Sequence[str]
+) -> Maker:
     """Return what makes the windows of "train", "dev" or "heldout" of a source, counting in
-    `counts`. Raises InputError if the tokenizer can't be loaded."""
-    makers = {"span": SpanMaker}
+    `counts`; `labels`: of words, for the form "tags". Raises InputError if the tokenizer can't be
+    loaded."""
+    if form_of(recipe, source) == "tags":
+        return TagMaker(recipe, counts, labels)
+    makers: dict[str, Callable[[Recipe, Source, str, Counts], Maker]] = {
+        "span": SpanMaker,
+        "text": TextMaker,
+    }
     return makers[form_of(recipe, source)](recipe, source, part, counts)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fitted import made_sentences, write_conll
+from prepared_data import make_recipe, prepare
 from runs import make_run
 from transformers import BertConfig, BertModel
 
-from qa_dist.cluster.forecast import memory_gb, print_forecast, windows_per_question
+from qa_dist.cluster.forecast import (
+    checkpoint_gb,
+    memory_gb,
+    num_parameters,
+    num_trained,
+    print_forecast,
+    windows_per_question,
+)
 from qa_dist.cluster.submit import Place
 from qa_dist.data.prepared import read_prepared
 from qa_dist.plan import make_plan
@@ -82,6 +93,38 @@ def test_memory_counts_parameters_and_one_micro_batch(tmp_path: Path) -> None:
     assert guess(micro_batch_tokens=8192) > 1.2 * guess(micro_batch_tokens=8)
 
 
+def test_adapters_on_a_4_bit_base_take_little(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36}
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 2}
+    of_qwen = {"vocab_size": 151936, "hidden_act": "silu", **sizes, **heads}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2", **of_qwen}))
+
+    def recipe(**model: Any) -> Recipe:
+        named = Model(name=str(tmp_path), head="causal_lm", **model)
+        return Recipe(model=named, train=Train(micro_batch_tokens=8192))
+
+    qlora = recipe(lora_rank=16, quantization="nf4", gradient_checkpointing=True)
+    assert num_parameters(qlora) == pytest.approx(3.09e9, rel=0.01)  # as Qwen2.5-3B's card says
+    assert num_trained(qlora) == 29_933_568  # what peft counts
+    assert checkpoint_gb(qlora) < 0.5 < 30 < checkpoint_gb(recipe())
+    assert memory_gb(qlora) < memory_gb(recipe(lora_rank=16)) < memory_gb(recipe())
+    plain = recipe(lora_rank=16, quantization="nf4")
+    assert memory_gb(qlora) < 0.5 * memory_gb(plain)
+
+
 def test_a_forecast_loads_no_torch() -> None:
     code = "import sys, qa_dist.cluster.forecast; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("by_document", [False, True])
+def test_sentences_of_a_document_are_about_a_window_each(
+    tiny_encoder: Path, tmp_path: Path, by_document: bool
+) -> None:
+    path = write_conll(tmp_path / "all.conll", made_sentences(40), per_document=10)
+    recipe = make_recipe(tiny_encoder, path, path, "ner", document_context=by_document)
+    prepared = prepare(tmp_path, recipe)
+    plan = make_plan(recipe, tmp_path / "prepared")
+    split = source_splits(recipe)[0]
+    guess = 40 * windows_per_question(recipe, plan, split)
+    assert guess == pytest.approx(prepared.open("train").num_windows, rel=0.4)

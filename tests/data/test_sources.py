@@ -7,7 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from qa_dist.data.sources import HubRecords, hub_fingerprint, is_hub_name, open_hub, open_records
+from qa_dist.data.sources import (
+    HubRecords,
+    hub_fingerprint,
+    is_hub_name,
+    open_hub,
+    open_records,
+    open_tagged,
+)
 from qa_dist.records import BadRecordError, InputError
 
 datasets = pytest.importorskip("datasets", reason="the package datasets isn't installed")
@@ -109,6 +116,7 @@ def test_hub_names(source):
     "source",
     [
         *("train.json", "data/train.JSON", "data/train.jsonl", "train.json.gz", "data/a.csv"),
+        *("eng.train", "conll/eng.testa", "data/a.conll", "data/a.parquet"),
         *("./squad", "../squad", "/squad", "~/squad", "a/b/c", "a//b", "my file", "", "-x", "a/"),
     ],
 )
@@ -188,7 +196,7 @@ def test_hub_that_can_not_be_reached_says_what_to_do(monkeypatch):
     assert "\n" not in message
     assert message.startswith("rajpurkar/squad: split 'train' can't be loaded (ConnectionError: ")
     assert "load_dataset('rajpurkar/squad')" in message
-    assert "local JSON file" in message
+    assert "local file" in message
 
 
 def test_hub_dataset_of_another_form(monkeypatch):
@@ -243,3 +251,26 @@ def test_rows_in_a_row_with_one_context_are_one_paragraph(monkeypatch):
     assert first["context"] == "Same: a cat."
     assert [question["id"] for question in first["qas"]] == ["q0", "q1", "q2"]
     assert [records.group_name(i) for i in range(3)] == ["A", "A", "B"]
+
+
+# --- Tagged sentences ---
+
+SENTENCE = {"tokens": ["Ann", "x"], "ner_tags": ["B-PER", "O"], "document_id": 1}
+
+
+@pytest.mark.parametrize("by_document", [False, True])
+def test_tagged_sentences_are_the_same_from_any_source(tmp_path, monkeypatch, by_document):
+    dataset = hub([SENTENCE, SENTENCE])
+    dataset.to_parquet(tmp_path / "some.PARQUET")
+    (tmp_path / "some.txt").write_text("-DOCSTART- O\n" + "Ann B-PER\nx O\n\n" * 2)
+    calls = load_from(monkeypatch, dataset)
+    sources = [str(tmp_path / "some.PARQUET"), str(tmp_path / "some.txt"), "owner/name"]
+    opened = [open_tagged(source, "dev", by_document) for source in sources]
+    assert calls == [(("owner/name",), {"split": "validation"})]
+    for records in opened:
+        assert records.index.num_questions.tolist() == ([2] if by_document else [1, 1])
+        assert records.read(0) == opened[0].read(0)
+        assert records.read(0)["sentences"][0]["tags"] == ["B-PER", "O"]
+    again = open_tagged(sources[1], "dev", by_document, opened[1].index)
+    assert again.index is opened[1].index
+    assert hub_fingerprint("owner/name", "dev") == dataset._fingerprint

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_model import make_chat_model
 from huggingface_hub import constants
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from qa_dist.data.order import PAD_MULTIPLE
 from qa_dist.data.tokenizer import (
+    load_chat_tokenizer,
     load_tokenizer,
     model_limit,
     read_model_config,
     tokenizer_digest,
 )
-from qa_dist.records import InputError
+from qa_dist.records import PAD_MULTIPLE, InputError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 CASED = [*SPECIAL, "The", "Sky", "the", "sky", "Is", "is", "É", "e", "##s"]
@@ -391,3 +392,15 @@ def test_a_published_model() -> None:
     started = time.monotonic()
     assert tokenizer_digest(folder, None) != tokenizer_digest(folder, True)
     assert time.monotonic() - started < 0.5
+
+
+def test_a_chat_tokenizer_has_a_template(tmp_path: Path):
+    make_chat_model(tmp_path)
+    before = tokenizer_digest(str(tmp_path), None)
+    assert load_chat_tokenizer(str(tmp_path)).chat_template
+    template = tmp_path / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    assert tokenizer_digest(str(tmp_path), None) != before
+    template.unlink()
+    with pytest.raises(InputError, match=r"model\.name=.* has no chat template.*Instruct"):
+        load_chat_tokenizer(str(tmp_path))

@@ -87,7 +87,7 @@ def test_padding_changes_no_logit_of_a_real_token(encoders: dict[str, str]) -> N
 
 
 def test_an_encoder_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"model.name={tmp_path}/none: can't load this encoder"):
+    with pytest.raises(InputError, match=f"model.name={tmp_path}/none: there is no such folder"):
         build(Model(name=f"{tmp_path}/none"), 0, seed=0)
 
 

@@ -16,5 +16,5 @@ def test_null_is_answered_one_way(name):
     assert task.NULL_CLASS is None or task.NULL_CLASS in task.ANSWER_CLASSES
     expected = task.NULL_CLASS or ""
     assert expected == task.NULL_TEXT
-    assert task.LEVELS[0] == "data"
+    assert task.LEVELS[:1] in (("data",), ())  # a CoNLL file has none
     assert task.count_questions({}) == 0

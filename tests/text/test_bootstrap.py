@@ -5,10 +5,17 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from qa_dist.text import bootstrap
-from qa_dist.text.bootstrap import Difference, bootstrap_interval, paired_difference
+from qa_dist.text.bootstrap import (
+    Difference,
+    bootstrap_interval,
+    paired_difference,
+    paired_ratio_difference,
+    ratio_interval,
+)
 
 
 def test_bootstrap_of_equal_values_has_no_width() -> None:
@@ -134,3 +141,52 @@ def test_of_models_that_are_equally_good_one_in_twenty_seems_better() -> None:
 def test_scores_of_different_questions_are_refused() -> None:
     with pytest.raises(ValueError, match="found 2, 1"):
         paired_difference([1, 2], [1])
+    with pytest.raises(ValueError, match=r"found \[1, 2\]"):
+        paired_ratio_difference(([1, 2], [1, 1]), ([1], [1]))
+
+
+def test_a_mean_is_a_ratio_over_ones() -> None:
+    first, second = ([float((i * k) % 7) for i in range(60)] for k in (2, 3))
+    groups = [i // 4 for i in range(60)]
+    ones = [1.0] * 60
+    found = paired_ratio_difference((first, ones), (second, ones), groups)
+    expected = paired_difference(first, second, groups)
+    for name in ("mean", "low", "high", "p_value"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=1e-9)
+
+
+def test_a_ratio_weighs_rows_by_their_size() -> None:
+    """F1 over entities: 2 of 4 against 3 of 4, though the mean over sentences says otherwise."""
+    first, second = ([2.0, 0.0], [3.0, 1.0]), ([0.0, 3.0], [1.0, 3.0])
+    found = paired_ratio_difference(first, second)
+    assert found.mean == pytest.approx(3 / 4 - 2 / 4)
+    assert (found.low, found.high) == (pytest.approx(-2 / 3), pytest.approx(1.0))
+
+
+# ---- ratios
+
+
+def test_ratio_of_equal_rows_has_no_width() -> None:
+    assert ratio_interval([1, 2, 4], [2, 4, 8]) == (0.5, 0.5)
+    assert ratio_interval([1, 0, 1, 0], [1, 1, 1, 1], groups=["a", "a", "b", "b"]) == (0.5, 0.5)
+
+
+def test_rows_without_anything_count_for_nothing() -> None:
+    assert ratio_interval([0, 0], [0, 0]) == (0.0, 0.0)
+    low, high = ratio_interval([1.0] * 50 + [0.0] * 50, [1.0] * 50 + [0.0] * 50)
+    assert (low, high) == (1.0, 1.0)
+
+
+def test_a_mean_is_a_ratio_over_its_number() -> None:
+    values = np.random.default_rng(1).random(300).tolist()
+    groups = [i // 7 for i in range(300)]
+    assert ratio_interval(values, [1.0] * 300, groups) == bootstrap_interval(values, groups)
+    assert ratio_interval(values, [1.0] * 300, groups, seed=1) != bootstrap_interval(values, groups)
+
+
+def test_groups_widen_the_interval_of_what_goes_together() -> None:
+    numerators = [float(i // 50 % 2) for i in range(1000)]
+    alone = ratio_interval(numerators, [1.0] * 1000)
+    together = ratio_interval(numerators, [1.0] * 1000, groups=[i // 50 for i in range(1000)])
+    assert alone[0] == pytest.approx(0.5 - 1.96 * 0.5 / 1000**0.5, abs=0.01)
+    assert together[0] < 0.35 < 0.65 < together[1]

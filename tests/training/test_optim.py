@@ -28,7 +28,7 @@ class Net(nn.Module):
         return self.norm(self.linear(self.embedding(ids))).pow(3).sum()
 
 
-def update(net: Net, optimizer: torch.optim.Optimizer, rate: float = 0.01) -> None:
+def update(net: nn.Module, optimizer: torch.optim.Optimizer, rate: float = 0.01) -> None:
     net(torch.tensor([1, 2])).backward()
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -146,3 +146,53 @@ def test_a_parameter_without_gradient_has_no_moments_and_needs_none() -> None:
     tensors = optimizer_tensors(optimizer, net)
     assert not any("unused" in name for name in tensors)
     load_optimizer_tensors(build_optimizer(net, Train()), net, tensors, lambda name: 1)
+
+
+# ---- 8-bit moments
+
+
+class Wide(nn.Module):
+    """One weight large enough for 8 bits, and one that keeps 32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.large = nn.Linear(100, 50, bias=False)
+        self.small = nn.Linear(50, 3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        draw = torch.Generator().manual_seed(int(ids.sum()))
+        return self.small(self.large(torch.randn(4, 100, generator=draw))).pow(2).sum()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit"])
+def test_8_bit_moments_survive_under_their_names(optimizer: str) -> None:
+    settings = Train(optimizer=optimizer)
+    net = Wide()
+    ours = build_optimizer(net, settings)
+    assert optimizer_tensors(ours, net) == {}
+    for _ in range(2):
+        update(net, ours)
+    tensors = {name: t.clone() for name, t in optimizer_tensors(ours, net).items()}
+    assert {name for name in tensors if name.endswith("large.weight")} == {
+        f"{key}/large.weight" for key in ("state1", "state2", "absmax1", "absmax2")
+    }
+    assert tensors["state1/large.weight"].dtype == torch.uint8
+    assert tensors["state1/small.weight"].dtype == torch.float32
+    state = {name: t.clone() for name, t in net.state_dict().items()}
+    update(net, ours)
+
+    again = Wide()
+    again.load_state_dict(state)
+    theirs = build_optimizer(again, settings)
+    load_optimizer_tensors(theirs, again, tensors, lambda name: 2)
+    update(again, theirs)
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), again.parameters(), strict=True))
+
+    forgetful = Wide()  # control: without the moments, or with another count, it differs
+    for loaded, count in (({}, 2), (tensors, 1)):
+        forgetful.load_state_dict(state)
+        fresh = build_optimizer(forgetful, settings)
+        load_optimizer_tensors(fresh, forgetful, loaded, lambda name, count=count: count)
+        update(forgetful, fresh)
+        assert not torch.equal(forgetful.large.weight, net.large.weight)
