@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torchcrf import CRF
 
-from qa_dist.models.crf_scan import FORBIDDEN, log_likelihood, marginals
+from qa_dist.models.crf_scan import FORBIDDEN, exact, log_likelihood, marginals
 from qa_dist.models.viterbi import best_paths
 
 
@@ -112,7 +112,7 @@ class LinearChainCRF(CRF):  # type: ignore[misc]
         best paths the same one too, in one transfer from the device."""
         self._check_emissions(emissions, mask)
         size, (start, end, transitions) = emissions.shape, self.scores(self.transitions.dtype)
-        with torch.no_grad(), torch.autocast(emissions.device.type, enabled=False):
+        with torch.no_grad(), exact(emissions.device):
             if mask is None:
                 mask = torch.ones(size[:2], dtype=torch.bool, device=emissions.device)
             lengths, is_right = mask.bool().sum(1), _is_right_padded(mask.bool())

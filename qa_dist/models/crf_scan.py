@@ -49,7 +49,7 @@ def marginals(
 ) -> Tensor:
     """Return each label's probability at each step, (B, T, L) float64, 0 off the mask; same inputs
     as `log_likelihood`."""
-    with torch.no_grad(), _exact(emissions.device):
+    with torch.no_grad(), exact(emissions.device):
         precision = _precision(emissions)
         scan = _scan(emissions.double(), start, end, transitions, mask, precision)
         return _gradients(scan, end, mask, torch.ones_like(scan.log_z), None, precision)[0]
@@ -60,7 +60,7 @@ def _precision(emissions: Tensor) -> torch.dtype:
 
 
 @contextlib.contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
+def exact(device: torch.device) -> Iterator[None]:
     """Without autocast and, on a CPU, with kernels in the calling thread only."""
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     if threads > 1:
@@ -106,7 +106,7 @@ class _LogLikelihood(torch.autograd.Function):
         labels: Tensor | None,
         mask: Tensor,
     ) -> Tensor:
-        with _exact(emissions.device):
+        with exact(emissions.device):
             ctx.dtype, ctx.precision = emissions.dtype, _precision(emissions)
             emissions = emissions.double()
             scan = _scan(emissions, start, end, transitions, mask, ctx.precision)
@@ -125,7 +125,7 @@ class _LogLikelihood(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         log_z, heads, last, end, pairs, mask, *levels = ctx.saved_tensors
-        with _exact(grad.device):
+        with exact(grad.device):
             scan = _Scan(log_z, levels, heads, last)
             emissions, *others = _gradients(scan, end, mask, -grad, pairs, ctx.precision)
             return (emissions.to(ctx.dtype), *others, None, None)

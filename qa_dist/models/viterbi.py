@@ -33,9 +33,8 @@ def best_paths(
     is_short = np.flatnonzero(lengths < num_steps)
     pointers[lengths[is_short] - 1, is_short] = last[is_short, None]
     at = sequences * num_labels
-    rows = (pointers + at[:, None]).reshape(
-        num_steps - 1, len(at) * num_labels
-    )  # numbers in (B, L), flat
+    rows = np.add(pointers, at[:, None], dtype=np.int64)  # numbers in (B, L), flat
+    rows = rows.reshape(num_steps - 1, num_sequences * num_labels)
     here = at + last
     path = [here]
     for row in rows[::-1]:
@@ -69,18 +68,22 @@ def _best_scores(steps: Floats, start: Floats, transitions: Floats) -> Floats:
     return best
 
 
-def _pointers(best: Floats, steps: Floats, transitions: Floats) -> NDArray[np.int64]:
+def _pointers(best: Floats, steps: Floats, transitions: Floats) -> NDArray[np.unsignedinteger[Any]]:
     """Return, for each step but the first, the best label before each label, (T - 1, B, L)."""
     num_steps, num_labels, num_sequences = steps.shape
     width = (num_steps - 1) * num_sequences
     before = np.ascontiguousarray(best[:-1].transpose(1, 0, 2)).reshape(num_labels, width)
     step = np.ascontiguousarray(steps[1:].transpose(1, 0, 2)).reshape(num_labels, width)
-    highest = before[0] + transitions[0][:, None] + step  # (L, (T - 1) * B)
-    pointers = np.zeros(highest.shape, dtype=np.int64 if num_labels > 256 else np.uint8)
+    highest = before[0] + transitions[0][:, None]  # (L, (T - 1) * B)
+    highest += step
+    score = np.empty_like(highest)
+    is_better = np.empty(score.shape, dtype=bool)
+    pointers = np.zeros(score.shape, dtype=np.uint32 if num_labels > 256 else np.uint8)
     for label in range(1, num_labels):
-        score = before[label] + transitions[label][:, None] + step
-        is_better = (score > highest).astype(pointers.dtype)
+        np.add(before[label], transitions[label][:, None], out=score)
+        score += step
+        np.greater(score, highest, out=is_better)
         np.maximum(pointers, is_better * pointers.dtype.type(label), out=pointers)
         np.maximum(highest, score, out=highest)
-    by_step = pointers.reshape(num_labels, num_steps - 1, num_sequences).transpose(1, 2, 0)
-    return np.asarray(by_step, dtype=np.int64)
+    by_step = pointers.reshape(num_labels, num_steps - 1, num_sequences)
+    return np.ascontiguousarray(by_step.transpose(1, 2, 0))

@@ -159,7 +159,9 @@ class FullySharded(Replicated):
         from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh(self.engine.device.type, (self.engine.world_size,))
-        for block in _blocks(self.module):
+        # Heads stay with the root: torch gathers a block where its forward is called, and a head
+        # is called by its loss.
+        for block in _blocks(getattr(self.module, "encoder", self.module)):
             fully_shard(block, mesh=mesh)
         fully_shard(self.module, mesh=mesh)
         return build_optimizer(self.module, self.train)

@@ -67,7 +67,7 @@ def test_threads_are_as_before() -> None:
         inputs[0].requires_grad_()
         log_likelihood(*inputs, labels, mask).sum().backward()
         assert torch.get_num_threads() == 2
-        with crf_scan._exact(torch.device("cpu")):
+        with crf_scan.exact(torch.device("cpu")):
             assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(threads)
