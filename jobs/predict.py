@@ -38,7 +38,9 @@ def main(argv: Sequence[str]) -> int:
         run = find_run(words[0], runs_dir)
         if "--text" not in given:
             raise InputError('--text: expected a text to read; give --text "..."')
-        text = sys.stdin.read() if given["--text"] == "-" else given["--text"]
+        text = given["--text"]
+        if text == "-":
+            text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
 
         from qa_dist.evaluation.answer import read_text  # and torch with it
 

@@ -276,15 +276,15 @@ def source_digest(source: Source, file: str) -> str:
             return f"hub:{name}:{hub_fingerprint(name, file)}"
         path = Path(name).expanduser()
         if path.exists() and not path.is_file() and not path.is_dir():
-            raise InputError(f"{name}: is a device or a pipe; give the JSON file itself")
+            raise InputError(f"{name}: is a device or a pipe; give the file itself")
         return file_sha256(path)
     except FileNotFoundError:
         raise InputError(
-            f"{name}: there is no such file, looked for from {Path.cwd()}; give the path of a JSON "
+            f"{name}: there is no such file, looked for from {Path.cwd()}; give the path of a data "
             "file, or a hub name"
         ) from None
     except IsADirectoryError:
-        raise InputError(f"{name}: is a folder; give the JSON file itself") from None
+        raise InputError(f"{name}: is a folder; give the file itself") from None
     except OSError as error:
         raise InputError(f"{show_value(name)}: can't be read ({error.strerror})") from error
     except RuntimeError as error:  # ~ of a user that isn't there

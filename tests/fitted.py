@@ -66,6 +66,8 @@ def fit(run: RunDir, prepared: Prepared, steps: int = 0, rate: float = 3e-3, see
             torch.nn.init.normal_(parameter, std=1.0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     model.eval()  # without dropout
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # of so small matrices more would only wait for each other
     for step in range(steps):
         place = step % len(data)
         split, absent = data[place], null_class(recipe, recipe.sources[place])
@@ -74,6 +76,7 @@ def fit(run: RunDir, prepared: Prepared, steps: int = 0, rate: float = 3e-3, see
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    torch.set_num_threads(num_threads)
     facts = read_json(run.run_json)
     identity = {"run": facts["id"], "data": facts["prepared"]["fingerprint"]}
     number = max(1, steps)

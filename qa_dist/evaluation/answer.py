@@ -37,8 +37,9 @@ def read_text(run: RunDir, text: str, question: str | None = None) -> dict[str, 
     {"run", "step", "found": [...]}, a dict for each source of the run: {"source", "entities":
     [{"type", "start", "end", "text"}]}, or for one that answers questions, if there is a question,
     {"source", "answer", "start", "end", "score", "null_odds", "threshold"}: "answer" is "" where
-    none is given, start and end are None where it isn't a piece of the text. Places are half-open,
-    in characters. Raises InputError where there is no checkpoint, or the run can't answer.
+    none is given (CoQA: "unknown"), start and end are None where it isn't a piece of the text.
+    Places are half-open, in characters. Raises InputError where there is no checkpoint, or the run
+    can't answer.
     """
     recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
     forms = {place: form_of(recipe, recipe.sources[place]) for place in trained_sources(recipe)}
@@ -85,7 +86,7 @@ def _load_model(run: RunDir, recipe: Recipe, prepared: Prepared, step: int) -> n
         with reading(path):
             return load_trained(recipe, prepared, load_model_state(path))
     except BrokenFileError as error:
-        raise InputError(f"{error}. Launch the run again: it goes on from a whole one") from error
+        raise InputError(f"{error}. Launch the run again: it makes what is broken anew") from error
 
 
 def _threshold(run: RunDir, recipe: Recipe, prepared: Prepared, step: int, place: int) -> float:

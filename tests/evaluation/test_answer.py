@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -172,6 +173,14 @@ def test_runs_that_can_not_be_asked(tmp_path: Path, tiny_encoder: Path) -> None:
     weights = run.checkpoints / "step-00000001" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     with pytest.raises(InputError, match=r"model\.safetensors: its sha256 differs"):
+        read_text(run, "Mary")
+
+
+def test_a_run_whose_prepared_data_is_gone(tmp_path: Path, tiny_encoder: Path) -> None:
+    run, prepared = run_of(tmp_path, ner_recipe(tmp_path, tiny_encoder))
+    fit(run, prepared)
+    shutil.rmtree(prepared.shards("dev")[0])
+    with pytest.raises(InputError, match=r"dev-00000-of-00001: isn't .* Launch the run again"):
         read_text(run, "Mary")
 
 

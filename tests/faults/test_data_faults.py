@@ -162,7 +162,7 @@ def test_d1_missing_file(launch: Launcher, run_job: Run) -> None:
     message = launch.refused(f"sources.0.train={none}")
     assert message == (
         f"sources.0.train={none}: there is no such file, looked for from {Path.cwd()}; "
-        "give the path of a JSON file, or a hub name"
+        "give the path of a data file, or a hub name"
     )
     started = time.monotonic()
     done = run_job("launch", *launch.words, f"sources.0.train={none}", f"sources.0.dev={none}")
@@ -175,7 +175,7 @@ def test_d1_missing_file(launch: Launcher, run_job: Run) -> None:
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        (".", "is a folder; give the JSON file itself"),
+        (".", "is a folder; give the file itself"),
         ("empty.json", "empty.json: is empty; download or copy it again"),
         ("pipe.json", "is a device or a pipe"),
         ("/dev/zero", "is a device or a pipe"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +66,20 @@ def test_entities_for_people_and_for_programs(
     assert predict.main([str(ner_run.root), f"--text={text}", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["found"]
     assert found["entities"][1] == {"type": "LOC", "start": 17, "end": 25, "text": "New York"}
+
+
+def test_the_text_may_come_from_a_pipe(
+    ner_run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asked(text: bytes) -> int:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+        return predict.main([str(ner_run.root), "--text", "-", "--json"])
+
+    assert asked(b"Mary went to Oslo .") == 0
+    (found,) = json.loads(capsys.readouterr().out)["found"]
+    assert [entity["text"] for entity in found["entities"]] == ["Mary", "Oslo"]
+    assert asked(b"Mary went to Br\xfcssel .") == 2
+    assert capsys.readouterr().err.startswith("error: --text: isn't valid UTF-8")
 
 
 def test_what_can_not_be_asked_is_said(

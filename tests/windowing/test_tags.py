@@ -13,6 +13,7 @@ from prepared_data import make_recipe, prepare
 
 from qa_dist.data.collate import NO_TARGET, collate
 from qa_dist.data.prepared import Prepared, read_template
+from qa_dist.data.shards import NO_LABEL
 from qa_dist.data.tokenizer import load_tokenizer
 from qa_dist.prepare import summarize
 from qa_dist.recipe import Recipe
@@ -112,6 +113,20 @@ def test_any_number_of_shards_holds_the_same(tmp_path: Path, tiny_encoder: Path)
         found.append((batch.input_ids.tolist(), batch.labels.tolist()))
     assert found[0] == found[1]
     assert found[0] != (found[0][0], found[0][0])
+
+
+def test_only_chosen_sentences_of_a_document_are_labelled(
+    tmp_path: Path, tiny_encoder: Path
+) -> None:
+    settings = {"document_context": True, "max_train_examples": 7}
+    _, prepared = made(tmp_path, tiny_encoder, per_document=8, **settings)
+    table, found = prepared.open("train"), labelled_words(prepared, "train")
+    assert table.num_examples == len(found) == 7
+    for i in range(7):
+        example = table.shards[0].example(i)
+        assert sum(found[example["id"]].values()) >= len(example["words"]) - 1
+    labelled = sum(int((shard["context_labels"] != NO_LABEL).sum()) for shard in table.shards)
+    assert labelled == sum(sum(words.values()) for words in found.values())
 
 
 def test_what_a_model_can_not_get_right_is_counted(tmp_path: Path, tiny_encoder: Path) -> None:
