@@ -39,6 +39,7 @@ def words(launch_words: list[str]) -> list[str]:
         "train.validation_windows=8",
         "train.log_every_steps=1",
         "evaluation.num_resamples=20",
+        "evaluation.floor=true",
     ]
 
 
@@ -92,6 +93,8 @@ def test_an_architecture_is_killed_resumed_and_evaluated(
     case.goes_on_to_the_end()  # evaluates and aggregates: the rest is there
     scores = read_json(case.run.scores_file(NUM_STEPS))
     assert scores["num_questions"] == 12 and not scores["partial"]
+    assert scores["own_history"]["by"].keys() == scores["by"].keys()
+    assert read_json(case.run.scores_file(0))["num_questions"] == 12, "the floor"
     figures = scores["scores"][scores["headline"]]
     assert 0 <= figures["em_low"] <= figures["em"] <= figures["f1"] <= figures["f1_high"] <= 100
 
