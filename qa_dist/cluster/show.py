@@ -251,7 +251,7 @@ def _table(title: str, *columns: str) -> Table:
 def _label(name: str, figures: Mapping[str, Any]) -> str:
     if name == "always_answer":
         return "all"
-    if "threshold" not in figures:  # written answers: tuned, base, floor
+    if "keyword_overlap" in figures:  # written answers: tuned, base, floor
         return name
     threshold = figures["threshold"]
     at = "" if threshold is None or name == "at_0" else f" ({threshold:.2f})"

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qa_dist.data.order import PAD_MULTIPLE
 from qa_dist.files import canonical_json, file_sha256
 from qa_dist.records import InputError
 
@@ -190,6 +189,8 @@ def model_limit(name: str) -> int | None:
     A multiple of 8 where there is one: windows are padded up to that, and must still have
     positions.
     """
+    from qa_dist.data.order import PAD_MULTIPLE  # and numpy with it
+
     config = read_model_config(name)
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int) or positions <= 0:

@@ -100,7 +100,8 @@ class TextPredictor:
         rule, answers = facts["rule"], facts["answers"]
         tuned = scored_answer(rule, tuned)
         exact, f1 = question_scores(rule, tuned, answers)
-        row = {**facts, "text": tuned, "exact": exact, "f1": f1, "base_text": base}
+        row = {**facts, "text": tuned, "null_odds": None, "exact": exact, "f1": f1}
+        row["base_text"] = base
         if base is not None:
             row["base_text"] = base = scored_answer(rule, base)
             exact, f1 = question_scores(rule, base, answers)

@@ -18,7 +18,7 @@ from typing import Any
 from qa_dist.evaluation.text_report import write_report
 from qa_dist.files import write_json
 from qa_dist.recipe import Recipe, Source
-from qa_dist.text.bootstrap import bootstrap_interval
+from qa_dist.text.bootstrap import bootstrap_interval, paired_difference
 from qa_dist.text.metrics import question_scores
 from qa_dist.text.prompted_metrics import (
     is_refusal,
@@ -26,7 +26,6 @@ from qa_dist.text.prompted_metrics import (
     length_words,
     other_questions,
     outcome,
-    paired_interval,
 )
 from qa_dist.text.prompts import expected_answer, scored_answer
 
@@ -107,7 +106,7 @@ def _figures(
     num_resamples: int,
 ) -> dict[str, float | int | None]:
     """Return the figures over some questions."""
-    figures: dict[str, float | int | None] = {}
+    figures: dict[str, float | int | None] = {"threshold": None}  # each question is answered
     of_groups = [groups[i] for i in rows]
     for name in _INTERVALS:
         picked = [100.0 * values[name][i] for i in rows]
@@ -139,9 +138,11 @@ def _compare(
         **{name: outcomes[name] for name in ("win", "tie", "loss")},
     }
     for name in _INTERVALS:
-        gain = paired_interval(base[name], tuned[name], groups, num_resamples)
-        keys = (f"{name}_gain", f"{name}_gain_low", f"{name}_gain_high")
-        compared |= {key: 100.0 * value for key, value in zip(keys, gain, strict=True)}
+        gain = paired_difference(base[name], tuned[name], groups, num_resamples)
+        compared[f"{name}_gain"] = 100.0 * gain.mean
+        compared[f"{name}_gain_low"] = 100.0 * gain.low
+        compared[f"{name}_gain_high"] = 100.0 * gain.high
+        compared[f"{name}_p_value"] = gain.p_value
     return compared
 
 

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
-from qa_dist.text.bootstrap import bootstrap_interval
 from qa_dist.text.metrics import exact_match
 
 Outcome = Literal["win", "tie", "loss"]
@@ -111,18 +110,3 @@ def other_questions(ids: Iterable[str], seed: int = 0) -> dict[str, str]:
     if len(ring) < 2:
         return {}
     return dict(zip(ring, [*ring[1:], ring[0]], strict=True))
-
-
-def paired_interval(
-    base: Sequence[float],
-    tuned: Sequence[float],
-    groups: Sequence[str] | None = None,
-    num_resamples: int = 1000,
-) -> tuple[float, float, float]:
-    """Return the mean difference tuned - base with its 95 % interval: (mean, low, high).
-
-    Pairs are resampled whole, so what both models find hard doesn't widen it.
-    """
-    differences = [ours - theirs for theirs, ours in zip(base, tuned, strict=True)]
-    low, high = bootstrap_interval(differences, groups=groups, num_resamples=num_resamples)
-    return sum(differences) / len(differences), low, high

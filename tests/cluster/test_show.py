@@ -141,11 +141,43 @@ def test_one_threshold_needs_no_mark() -> None:
     assert "│ all " in stream.getvalue()
 
 
+def make_entity_scores() -> dict[str, Any]:
+    names = ("f1", "precision", "recall", "em", "accuracy")
+    figures = {f"{n}{end}": 10.0 * k for k, n in enumerate(names) for end in ("", "_low", "_high")}
+    return {
+        "step": 8,
+        "num_questions": 48,
+        "num_groups": 26,
+        "headline": "default",
+        "scores": {"default": {**figures, "f1": 91.25}, "strict": {**figures, "f1": 89.5}},
+        "by": {"entity_type": {"[LOC]": {"num_entities": 7, **figures, "f1": 77.7}}},
+    }
+
+
+def test_scores_of_tags_are_those_of_entities() -> None:
+    console, stream = make_console()
+    show_scores(console, make_entity_scores(), "tiny")
+    text = stream.getvalue()
+    assert "tiny, step 8: 48 sentences of 26 documents" in text
+    assert "91.2 [0.0, 0.0]" in text and "89.5 [0.0, 0.0]" in text and "77.7 [0.0, 0.0]" in text
+    assert "[LOC]" in text and "precision" in text and "all, strict" in text
+    assert "Words tagged rightly: 40.0 [40.0, 40.0] %" in " ".join(text.split())
+
+
+def test_several_sources_have_a_table_each() -> None:
+    console, stream = make_console()
+    sources = {"ner": make_entity_scores(), "squad": make_scores(at_0=0.0)}
+    mean = {"mean": {"em": 40.0, "f1": 76.25}}
+    show_scores(console, {"step": 9, "sources": sources, "scores": mean}, "tiny")
+    text = stream.getvalue()
+    assert "tiny, step 9, ner: 48 sentences" in text and "tiny, step 9, squad: 48 que" in text
+    assert "mean of the sources: EM 40.0, F1 76.2" in text
+
+
 def test_written_answers_are_shown_beside_the_base_and_the_floor() -> None:
     console, stream = make_console()
     scores = make_scores(always_answer=None)
     ((_, figures),) = scores["scores"].items()
-    del figures["threshold"]
     overlap = {f"keyword_overlap{end}": value for end, value in (("", 71.0), ("_low", 70.0))}
     for part in (figures, *scores["by"]["answer_type"].values()):
         part |= {**overlap, "keyword_overlap_high": 72.0}

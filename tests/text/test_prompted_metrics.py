@@ -14,7 +14,6 @@ from qa_dist.text.prompted_metrics import (
     length_words,
     other_questions,
     outcome,
-    paired_interval,
 )
 
 
@@ -114,17 +113,6 @@ def test_one_question_has_no_floor_and_the_seed_counts():
     assert other_questions(["a"]) == {}
     ids = [str(i) for i in range(20)]
     assert other_questions(ids, seed=1) != other_questions(ids)
-
-
-def test_the_interval_is_that_of_pairs():
-    base = [i / 50 for i in range(50)]
-    tuned = [value + 0.1 for value in base]
-    mean, low, high = paired_interval(base, tuned)
-    assert mean == pytest.approx(0.1)
-    assert (low, high) == (pytest.approx(0.1), pytest.approx(0.1))  # all pairs differ by the same
-    mean, low, high = paired_interval(base, list(reversed(tuned)))
-    assert mean == pytest.approx(0.1)
-    assert low < 0 < high
 
 
 def test_length():
