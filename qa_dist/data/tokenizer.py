@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qa_dist.files import canonical_json, file_sha256
-from qa_dist.records import InputError
+from qa_dist.records import PAD_MULTIPLE, InputError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -189,8 +189,6 @@ def model_limit(name: str) -> int | None:
     A multiple of 8 where there is one: windows are padded up to that, and must still have
     positions.
     """
-    from qa_dist.data.order import PAD_MULTIPLE  # and numpy with it
-
     config = read_model_config(name)
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int) or positions <= 0:
