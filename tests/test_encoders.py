@@ -40,6 +40,7 @@ def words(launch_words: list[str]) -> list[str]:
         "train.validation_windows=8",
         "train.log_every_steps=1",
         "evaluation.num_resamples=20",
+        "evaluation.floor=true",
     ]
 
 
@@ -98,6 +99,8 @@ def test_an_architecture_is_killed_resumed_and_evaluated(
     case = new_case(zygote, words, tmp_path, architecture)
     scores = scores_after_a_kill(case)
     assert scores["num_questions"] == 12 and not scores["partial"]
+    assert scores["own_history"]["by"].keys() == scores["by"].keys()
+    assert read_json(case.run.scores_file(0))["num_questions"] == 12, "the floor"
     figures = scores["scores"][scores["headline"]]
     assert 0 <= figures["em_low"] <= figures["em"] <= figures["f1"] <= figures["f1_high"] <= 100
 

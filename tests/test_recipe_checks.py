@@ -32,6 +32,15 @@ def fault_of(recipe: Recipe) -> str:
     return fault
 
 
+def test_fp16_is_refused_with_the_reason() -> None:
+    fault = fault_of(with_value("train.precision", "fp16"))
+    assert fault.startswith(
+        "train.precision=fp16: expected one of auto, bf16, fp32; fp16 overflows"
+    )
+    assert "MobileBERT gives NaN" in fault
+    assert "overflows" not in fault_of(with_value("train.precision", "int8"))
+
+
 def test_defaults_need_only_sources_and_a_model() -> None:
     assert check_recipe(GOOD) == []
     keys = {fault.partition("=")[0] for fault in check_recipe(Recipe())}

@@ -26,7 +26,7 @@ from qa_dist.scalars import read_scalars
 
 @dataclass(frozen=True)
 class Published:
-    """Figures that others reported, as a recipe's head comment says: "81.0", "94.5-95.5"."""
+    """Figures that others reported, as a recipe's head comment says: "81.0", "94.5 to 95.5"."""
 
     em: str | None
     f1: str | None
@@ -217,5 +217,5 @@ def read_published(recipe: Path) -> Published | None:
     except OSError:
         return None
     match = re.search(r"^# Expected: ([^(]*)", text, re.MULTILINE)
-    found = dict(re.findall(r"\b(EM|F1) (\d[\d.-]*\d)", match[1])) if match else {}
+    found = dict(re.findall(r"\b(EM|F1) ([\d.]*\d(?: to [\d.]*\d)?)", match[1])) if match else {}
     return Published(found.get("EM"), found.get("F1")) if found else None

@@ -92,7 +92,7 @@ def test_published_figures_stand_in_the_recipes_alone() -> None:
     assert figures["coqa_roberta"] == ("72.2", "81.6")
     assert figures["squad2_spanbert"] == (None, "83.6")
     assert not {"coqa_electra", "coqa_mobilebert", "coqa_tinybert", "tiny_coqa"} & figures.keys()
-    assert figures["ner_conll2003_bert"] == (None, "94.5-95.5")
+    assert figures["ner_conll2003_bert"] == (None, "94.5 to 95.5")
     assert figures["squad1_bert"] == ("81.2", "88.5")
     table = (RECIPES.parents[1] / "README.md").read_text()
     rows = {
