@@ -53,6 +53,7 @@ _BERT_SETTINGS = (
     *("intermediate_size", "max_position_embeddings", "type_vocab_size"),
 )
 _MAX_CASED_SHARE = 0.01
+_PAD_MULTIPLE = 8  # data/order.py's, which would load numpy
 _EXPECTED = (
     "expected a folder with config.json and tokenizer.json (or vocabulary files), or a hub name"
 )
@@ -189,14 +190,12 @@ def model_limit(name: str) -> int | None:
     A multiple of 8 where there is one: windows are padded up to that, and must still have
     positions.
     """
-    from qa_dist.data.order import PAD_MULTIPLE  # and numpy with it
-
     config = read_model_config(name)
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int) or positions <= 0:
         return None
     limit = positions - 2 if config["model_type"] in _POSITIONS_FROM_2 else positions
-    return limit - limit % PAD_MULTIPLE
+    return limit - limit % _PAD_MULTIPLE
 
 
 def _load_from_files(name: str, lower_case: bool | None) -> Any:
