@@ -52,12 +52,14 @@ def main(argv: Sequence[str]) -> int:
 def compare(words: Sequence[str], runs_dir: Path, as_json: bool, markdown: Path | None) -> None:
     """Print the comparison of what is named."""
     from qa_dist.cluster.find_sides import find_sides
-    from qa_dist.evaluation.compare import Side, compare_runs, read_outcome
+    from qa_dist.evaluation.compare import Side, compare_runs
     from qa_dist.evaluation.comparison_table import tables, to_markdown
+    from qa_dist.evaluation.outcome import read_outcome
 
     named, is_family, notes = find_sides(words, runs_dir)
     sides = [Side(name, [read_outcome(run, _RECIPES) for run in runs]) for name, runs in named]
-    pairs = [] if is_family else [compare_runs(named[0], other) for other in named[1:]]
+    others = [] if is_family else named[1:]
+    pairs = [pair for other in others for pair in compare_runs(named[0], other)]
     found = tables(sides, pairs)
     if markdown:
         _write(markdown, to_markdown(found))

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 SPAN = "span"  # the answer is a piece of the context
 NULL_KIND = "null"  # the context doesn't hold the answer
+PAD_MULTIPLE = 8
+"""Rows are padded to multiples of so many tokens on a GPU: what its tensor cores take."""
 
 
 class InputError(Exception):

@@ -135,9 +135,10 @@ def add_noisy_checkpoint(run: RunDir, step: int = 8, seed: int = 3) -> None:
     windows, absent = range(split.num_windows), null_class(recipe, recipe.sources[0])
     batch = collate(split, windows, read_template(split), absent)
     with torch.no_grad():
-        model.heads[0].qa_outputs.weight *= 40
+        name = "label_outputs" if recipe.model.head == "span_crf" else "qa_outputs"
+        getattr(model.heads[0], name).weight *= 40
         first = model.hidden(batch)[:, 0]
-        head = model.heads[0].class_outputs
+        head = getattr(model.heads[0], "class_outputs", None)
         if head is not None:  # all questions' first tokens are nearly the same
             head.weight *= 6 / (first @ head.weight.T).std(0, keepdim=True).T
             head.bias.copy_(8 - (first @ head.weight.T).mean(0))

@@ -1,5 +1,5 @@
-"""CoQA with each of the six architectures, through the real stages: prepare, train on two ranks,
-killed, resumed, evaluated.
+"""CoQA with each of the six architectures, and SQuAD with a CRF, through the real stages: prepare,
+train on two ranks, killed, resumed, evaluated.
 
 Small random models with a tokenizer of their own kind (encoders.py). Equal means what it means in
 faults/test_training_faults.py: weights, optimizer, hash of all windows and scalars are those of a
@@ -23,6 +23,7 @@ from qa_dist.checkpoint import list_steps
 from qa_dist.files import read_json
 
 NUM_STEPS = 2
+SAMPLE = Path(__file__).resolve().parent.parent / "qa_dist" / "sample"
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +78,8 @@ def trained(case: Case) -> dict[str, Any]:
     return final_state(copy.run, NUM_STEPS)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_an_architecture_is_killed_resumed_and_evaluated(
-    zygote: Zygote, words: list[str], tmp_path: Path, architecture: str
-) -> None:
-    case = new_case(zygote, words, tmp_path, architecture)
+def scores_after_a_kill(case: Case) -> dict[str, Any]:
+    """Kill the training at step 1, resume it, compare it, evaluate; return the scores."""
     expected = trained(case)
     statuses = train(case, fault="point=train.step;step=1;rank=0;action=kill9")
     assert statuses[0] == -signal.SIGKILL and statuses[1] != 0
@@ -90,10 +88,34 @@ def test_an_architecture_is_killed_resumed_and_evaluated(
     assert train(case) == [0, 0]
     assert final_state(case.run, NUM_STEPS) == expected
     case.goes_on_to_the_end()  # evaluates and aggregates: the rest is there
-    scores = read_json(case.run.scores_file(NUM_STEPS))
+    return dict(read_json(case.run.scores_file(NUM_STEPS)))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_architecture_is_killed_resumed_and_evaluated(
+    zygote: Zygote, words: list[str], tmp_path: Path, architecture: str
+) -> None:
+    case = new_case(zygote, words, tmp_path, architecture)
+    scores = scores_after_a_kill(case)
     assert scores["num_questions"] == 12 and not scores["partial"]
     figures = scores["scores"][scores["headline"]]
     assert 0 <= figures["em_low"] <= figures["em"] <= figures["f1"] <= figures["f1_high"] <= 100
+
+
+def test_a_crf_on_spans_is_killed_resumed_and_evaluated(
+    zygote: Zygote, words: list[str], tmp_path: Path
+) -> None:
+    given = (
+        "sources.0.task=squad",
+        f"sources.0.train={SAMPLE / 'squad2-train.json'}",
+        f"sources.0.dev={SAMPLE / 'squad2-dev.json'}",
+        "sources.0.heldout_fraction=0.2",
+        "model.head=span_crf",
+    )
+    case = new_case(zygote, [*words, *given], tmp_path, "bert")
+    scores = scores_after_a_kill(case)
+    assert scores["num_questions"] == 12 and not scores["partial"]
+    assert {"at_0", "tuned", "oracle"} == scores["scores"].keys()
 
 
 def test_control_a_resume_without_its_moments_is_not_equal(

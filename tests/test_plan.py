@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fitted import made_sentences, write_conll
 from prepared_data import (
     made_articles,
     make_recipe,
@@ -178,3 +179,49 @@ def test_the_plan_holds_no_more_than_paths_and_numbers(recipe: Recipe, tmp_path:
     assert plan.folder == tmp_path / plan.fingerprint and len(plan.fingerprint) == 32
     assert plan.facts["sources"][0]["inputs"].keys() == {"train"}
     assert RunDir(tmp_path).status_file("prepare", 0).name == "prepare-0.json"
+
+
+# ---- labels of words
+
+
+def test_labels_are_read_once_and_kept(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = write_conll(tmp_path / "train.conll", made_sentences(6), per_document=2)
+    dev = write_conll(tmp_path / "dev.conll", [[("x", "B-MISC")]], per_document=1)
+    recipe = make_recipe(encoder, train, dev, "ner")
+    plan = make_plan(recipe, tmp_path / "prepared")
+    assert plan.labels == [["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]], "of the training file alone"
+    assert plan.num_questions == {"train": 6, "dev": 1}
+    save_plan(plan)
+    calls: list[str] = []
+    monkeypatch.setattr(planning, "source_labels", lambda name, _: calls.append(name))
+    assert planning.read_labels(plan.folder, recipe, 0) == plan.labels[0] and calls == []
+    (plan.folder / "index" / "0-labels.json").write_text("[]")
+    make_plan(recipe, tmp_path / "prepared")
+    assert calls == [str(train)], "control: without a whole index the file is read again"
+
+
+def test_documents_and_sentences_are_different_data(encoder: Path, tmp_path: Path) -> None:
+    path = write_conll(tmp_path / "train.conll", made_sentences(6), per_document=2)
+    recipe = make_recipe(encoder, path, path, "ner")
+    plans = [
+        make_plan(
+            replace(recipe, data=replace(recipe.data, document_context=by_document)), tmp_path
+        )
+        for by_document in (False, True)
+    ]
+    assert plans[0].fingerprint != plans[1].fingerprint
+    assert [len(plan.indexes[0]["train"]) for plan in plans] == [6, 3]
+    assert plans[0].num_questions == plans[1].num_questions == {"train": 6, "dev": 6}
+
+
+def test_a_training_file_without_entities_is_refused_before_anything_is_written(
+    encoder: Path, tmp_path: Path
+) -> None:
+    train = write_conll(tmp_path / "train.conll", [[("a", "O")]])
+    dev = write_conll(tmp_path / "dev.conll", made_sentences(2))
+    with pytest.raises(InputError, match=r"train\.conll: no sentence that can be used has an ent"):
+        make_plan(make_recipe(encoder, train, dev, "ner"), tmp_path / "prepared")
+    assert not (tmp_path / "prepared").exists()
+    assert make_plan(make_recipe(encoder, dev, train, "ner"), tmp_path / "prepared").labels

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qa_dist.cluster.find_runs import all_runs, find_run, find_sweep
-from qa_dist.evaluation.compare import run_label
+from qa_dist.evaluation.outcome import run_label
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, SweepDir
 from qa_dist.sweep import SEED, label, read_sweep, show

@@ -190,6 +190,28 @@ def _show_questions(console: Console, scores: Mapping[str, Any], title: str) -> 
     elif "oracle" in scores["scores"]:
         notes += " *: the threshold used below it; oracle was chosen on dev itself: an upper bound."
     console.print(escape(notes), highlight=False)
+    if "own_history" in scores:
+        _show_own_history(console, scores)
+
+
+def _show_own_history(console: Console, scores: Mapping[str, Any]) -> None:
+    """Print what becomes of EM and F1 when the history holds the model's own answers."""
+    own, gold = scores["own_history"], scores["scores"][scores["headline"]]
+    columns = ("EM", "F1", "F1 with gold answers", "gap")
+    table = _table("the model's own answers as history", *columns)
+    gap = own["gap"]["f1"]
+    interval = f"{gap['mean']:.1f} \\[{gap['low']:.1f}, {gap['high']:.1f}]"
+    table.add_row("all", *_cells(own, ("em", "f1")), f"{gold['f1']:.1f}", interval, style="bold")
+    for kind, rows in own["by"].items():
+        table.add_section()
+        for row, figures in rows.items():
+            f1 = scores["by"][kind][row]["f1"]
+            label = escape(f"{kind.replace('_', ' ')}: {row}")
+            cells = _cells(figures, ("em", "f1"))
+            table.add_row(label, *cells, f"{f1:.1f}", f"{f1 - figures['f1']:.1f}")
+    console.print(table)
+    note = "gap: gold less own, the price of wrong answers; paired interval over stories."
+    console.print(note, highlight=False)
 
 
 def _show_entities(console: Console, scores: Mapping[str, Any], title: str) -> None:

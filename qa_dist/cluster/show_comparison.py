@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
 from qa_dist.evaluation.comparison_table import TextTable
 
-_PLAIN_COLUMNS = 160
+_PLAIN_COLUMNS = 240
 
 
 def show_tables(tables: Sequence[TextTable], notes: Sequence[str]) -> None:
@@ -20,7 +20,8 @@ def show_tables(tables: Sequence[TextTable], notes: Sequence[str]) -> None:
     for text in tables:
         table = Table(title=text.title, title_justify="left")
         for place, name in enumerate(text.head):
-            table.add_column(name, justify="right" if place else "left", overflow="fold")
+            side: JustifyMethod = "right" if place else "left"
+            table.add_column(name, justify=side, overflow="fold", no_wrap=place == 0)
         for row in text.rows:
             table.add_row(*map(escape, row))
         console.print(table)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from qa_dist.data.order import PAD_MULTIPLE
 from qa_dist.data.shards import KIND_CLASS, KIND_NULL, KIND_SPAN, NO_LABEL, Shard, Split
+from qa_dist.records import PAD_MULTIPLE
 from qa_dist.text.windows import PairTemplate
 
 Positions = np.ndarray[tuple[int], np.dtype[np.int64]]

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qa_dist.records import PAD_MULTIPLE
+
 POOL_BATCHES = 64
-PAD_MULTIPLE = 8
-"""Widths of micro-batches are counted in multiples of this: what tensor cores take (collate.py)."""
 _ROUNDS = 4
 _MASK = (1 << 64) - 1
 

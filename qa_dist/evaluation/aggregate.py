@@ -168,6 +168,9 @@ def _points(scores: Mapping[str, Any], prefix: str) -> dict[str, float]:
     }
     for name, figures in scores["scores"].items():
         values |= {f"{prefix}_{name}/{m}": figures[m] for m in ("em", "f1")}
+    if own := scores.get("own_history"):
+        values |= {f"{prefix}_own_history/{m}": own[m] for m in ("em", "f1")}
+        values |= {f"{prefix}_own_history/{m}_gap": own["gap"][m]["mean"] for m in ("em", "f1")}
     for kind, rows in scores["by"].items():
         values |= {f"{prefix}_f1_by_{kind}/{row}": figures["f1"] for row, figures in rows.items()}
     return values

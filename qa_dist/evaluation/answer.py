@@ -27,7 +27,7 @@ from qa_dist.records import NULL_KIND, Example, InputError, Passage, Target
 from qa_dist.run_dir import RunDir, step_name
 from qa_dist.tasks import TASKS, ner
 from qa_dist.text.tags import OUTSIDE, find_entities
-from qa_dist.text.words import split_words
+from qa_dist.text.words import split_sentences
 from qa_dist.windowing import Counts, load_maker
 
 
@@ -116,16 +116,23 @@ class _Reader:
         self._task = TASKS[recipe.sources[place].task]
 
     def entities(self, text: str) -> list[dict[str, Any]]:
-        """Return the entities of a text, in order."""
-        places = split_words(text)
-        words = [text[start:end] for start, end in places]
-        sentence = {"id": "text", "words": words, "tags": [OUTSIDE] * len(words)}
-        record = {"sentences": [sentence]}
-        row = self._row(ner.read_passage(record, "text", lambda *_: None, for_training=False))
+        """Return the entities of a text, in order; it is read a sentence at a time, or with the
+        others around each where the model was trained so."""
+        sentences = split_sentences(text)
+        records = [
+            {"id": str(i), "words": [text[a:b] for a, b in words], "tags": [OUTSIDE] * len(words)}
+            for i, words in enumerate(sentences)
+        ]
+        by_document = self._recipe.data.document_context
+        passages = [
+            ner.read_passage({"sentences": some}, "text", lambda *_: None, for_training=False)
+            for some in ([records] if by_document else [[record] for record in records])
+        ]
         return [
             {"type": kind, "start": start, "end": end, "text": text[start:end]}
+            for words, row in zip(sentences, self._rows(passages), strict=True)
             for kind, first, last in find_entities(row["tags"])
-            for start, end in [(places[first][0], places[last][1])]
+            for start, end in [(words[first][0], words[last][1])]
         ]
 
     def answer(self, text: str, question: str, threshold: float) -> dict[str, Any]:
@@ -139,7 +146,7 @@ class _Reader:
             rule="squad_v2",
             group="text",
         )
-        row = self._row(Passage(text, (example,)))
+        (row,) = self._rows([Passage(text, (example,))])
         answer, score, span = row["n_best"][0] if row["n_best"] else ("", None, None)
         odds = math.inf if row["null_odds"] is None else row["null_odds"]
         if odds > threshold or not row["n_best"]:
@@ -154,14 +161,14 @@ class _Reader:
             "threshold": threshold if math.isfinite(threshold) else None,
         }
 
-    def _row(self, passage: Passage) -> dict[str, Any]:
-        """Return the prediction for a passage with one example."""
+    def _rows(self, passages: list[Passage]) -> list[dict[str, Any]]:
+        """Return the predictions for the passages' examples, in order."""
         source = self._recipe.sources[self._place]
         maker = load_maker(self._recipe, source, "dev", Counts(), self._classes)
         with tempfile.TemporaryDirectory() as folder:
             writer = ShardWriter(Path(folder) / "text-00000-of-00001", maker.vocab_size)
-            maker.add(writer, [passage])
+            maker.add(writer, passages)
             writer.finish(template=maker.template.to_json(), classes=list(maker.classes))
             data = open_split([writer.folder])
             predictor = make_predictor(self._run, self._recipe, self._model, self._place, data)
-            return next(row for _, row in predictor.rows() if row is not None)
+            return [row for _, row in predictor.rows() if row is not None]

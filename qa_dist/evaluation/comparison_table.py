@@ -5,10 +5,11 @@ In: compare.py's dataclasses. Out: titles, heads and rows. Knows no files and no
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qa_dist.evaluation.compare import Outcome, Paired, Side
+from qa_dist.evaluation.compare import Paired, Side
 from qa_dist.text.bootstrap import Difference
 
 _SURE = 0.05
@@ -35,31 +36,21 @@ def tables(sides: Sequence[Side], pairs: Sequence[Paired]) -> list[TextTable]:
 
 
 def results_table(sides: Sequence[Side]) -> TextTable:
-    """Return a row for each side: scores, what it took, and the published figure."""
-    head = ["", "questions", "EM", "F1", "threshold", "own history F1", "gap"]
+    """Return a row for each side and source: scores, what it took, and the published figure."""
+    head = ["", "questions", "EM", "F1", "threshold", "untrained F1", "own history F1", "gap"]
     head += ["parameters", "windows/s", "s/step", "memory GB", "published EM", "published F1"]
+    names_sources = any(len(side.sources) > 1 for side in sides)
     rows = []
     for side in sides:
-        one = side.outcomes[0]
-        rows.append(
-            [
-                _side_name(side),
-                f"{one.num_questions:,}",
-                _score(side, "em"),
-                _score(side, "f1"),
-                f"{one.headline}{'' if one.threshold is None else f' {one.threshold:.2f}'}",
-                _figure(_own(side)),
-                _figure(None if (own := _own(side)) is None else side.mean("f1") - own),
-                "-" if one.parameters is None else f"{one.parameters:,}",
-                _figure(_mean([o.windows_per_s for o in side.outcomes])),
-                _figure(_mean([o.step_s for o in side.outcomes]), 3),
-                _figure(max((o.memory_gb for o in side.outcomes if o.memory_gb), default=None)),
-                _figure(one.published.em if one.published else None),
-                _figure(one.published.f1 if one.published else None),
-            ]
-        )
+        for source in side.sources:
+            name = f"{_side_name(side)}: {source}" if names_sources else _side_name(side)
+            rows.append([name, *_score_cells(side, source), *_cost_cells(side)])
     note = "[..]: 95 % bootstrap interval over questions (stories for CoQA); +-: over seeds."
-    if len({one.num_questions for side in sides for one in side.outcomes}) > 1:
+    counts: dict[str, set[int]] = {}
+    for outcome in (outcome for side in sides for outcome in side.outcomes):
+        for source, scores in outcome.sources.items():
+            counts.setdefault(source, set()).add(scores.num_questions)
+    if any(len(found) > 1 for found in counts.values()):
         note += " The rows were scored on different numbers of questions."
     kept = [place for place in range(len(head)) if place == 0 or any(r[place] != "-" for r in rows)]
     return TextTable(
@@ -70,12 +61,42 @@ def results_table(sides: Sequence[Side]) -> TextTable:
     )
 
 
+def _score_cells(side: Side, source: str) -> list[str]:
+    all_scores = [outcome.sources[source] for outcome in side.outcomes]
+    one = all_scores[0]
+    own = _mean([scores.own["f1"] if scores.own else None for scores in all_scores])
+    floor = _mean([scores.floor["f1"] if scores.floor else None for scores in all_scores])
+    f1 = _mean(side.values(source, "f1"))
+    return [
+        f"{one.num_questions:,}",
+        _score(side, source, "em"),
+        _score(side, source, "f1"),
+        f"{one.headline}{'' if one.threshold is None else f' {one.threshold:.2f}'}",
+        _figure(floor),
+        _figure(own),
+        _figure(None if own is None or f1 is None else f1 - own),
+    ]
+
+
+def _cost_cells(side: Side) -> list[str]:
+    one = side.outcomes[0]
+    return [
+        "-" if one.parameters is None else f"{one.parameters:,}",
+        _figure(_mean([o.windows_per_s for o in side.outcomes])),
+        _figure(_mean([o.step_s for o in side.outcomes]), 3),
+        _figure(max((o.memory_gb for o in side.outcomes if o.memory_gb), default=None)),
+        (one.published.em if one.published else None) or "-",
+        (one.published.f1 if one.published else None) or "-",
+    ]
+
+
 def pairs_table(pairs: Sequence[Paired]) -> TextTable:
     """Return a row for each pair: the differences with intervals and p-values."""
     head = ["", "questions", "EM", "p", "F1", "p"]
+    names_sources = len({pair.source for pair in pairs}) > 1
     rows = [
         [
-            f"{pair.second} - {pair.first}",
+            f"{pair.second} - {pair.first}{names_sources * f': {pair.source}'}",
             f"{pair.num_questions:,}",
             *(cell for metric in ("em", "f1") for cell in _difference(pair.differences[metric])),
         ]
@@ -83,11 +104,12 @@ def pairs_table(pairs: Sequence[Paired]) -> TextTable:
     ]
     note = (
         "Points, [..]: 95 %. Paired bootstrap over the questions (stories for CoQA) that both "
-        "sides answered; seeds are averaged per question. *: p < 0.05."
+        "sides answered; seeds are taken together. *: p < 0.05."
     )
-    left_out = [pair for pair in pairs if pair.num_left_out]
-    for pair in left_out:
-        note += f" {pair.num_left_out:,} questions of {pair.second} or {pair.first} alone left out."
+    for pair in pairs:
+        if pair.num_left_out:
+            count = f"{pair.num_left_out:,} questions of {pair.source}"
+            note += f" {count} that {pair.second} or {pair.first} alone has are left out."
     return TextTable("differences", head, rows, note)
 
 
@@ -132,22 +154,15 @@ def _side_name(side: Side) -> str:
     return f"{side.name} (step {one.step} of {one.of})" if unfinished else side.name
 
 
-def _score(side: Side, metric: str) -> str:
-    std = side.std(metric)
-    if std is not None:
-        return f"{side.mean(metric):.1f} +- {std:.2f} ({len(side.outcomes)} seeds)"
-    figures = side.outcomes[0].figures
+def _score(side: Side, source: str, metric: str) -> str:
+    values = side.values(source, metric)
+    if len(values) > 1:
+        mean, std = statistics.fmean(values), statistics.stdev(values)
+        return f"{mean:.1f} +- {std:.2f} ({len(values)} seeds)"
+    figures = side.outcomes[0].sources[source].figures
     return (
         f"{figures[metric]:.1f} [{figures[f'{metric}_low']:.1f}, {figures[f'{metric}_high']:.1f}]"
     )
-
-
-def _own(side: Side) -> float | None:
-    return _mean([_own_f1(outcome) for outcome in side.outcomes])
-
-
-def _own_f1(outcome: Outcome) -> float | None:
-    return outcome.own["f1"] if outcome.own else None
 
 
 def _difference(difference: Difference) -> list[str]:

@@ -89,10 +89,12 @@ def _predicted_steps(run: RunDir, shards: list[str]) -> list[int]:
     return [s for s in steps if all(marker_file(run, s, shard).is_file() for shard in shards)]
 
 
-def is_floors(run: RunDir, element: int) -> bool:
-    """Return whether an element predicts its shard with the untrained model too: with
+def is_floors(run: RunDir, step: int) -> bool:
+    """Return whether those who predict with a checkpoint do so with the untrained model too: with
     evaluation.floor, those of the first checkpoint that is evaluated."""
-    return read_setting(run.recipe, "floor") == "true" and element < len(shards_of(run))
+    if read_setting(run.recipe, "floor") != "true":
+        return False
+    return step == min(first for first, _, _ in elements(run).values())
 
 
 def awaited_steps(run: RunDir) -> set[int]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from qa_dist.data.collate import Batch
-from qa_dist.data.order import PAD_MULTIPLE
+from qa_dist.records import PAD_MULTIPLE
 
 _POOL_WINDOWS = 4096
 

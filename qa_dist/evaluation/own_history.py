@@ -99,7 +99,7 @@ def add_own_history(
         others = [
             (example, question)
             for example, question in zip(examples, questions, strict=True)
-            if not np.array_equal(question, shard.ragged("question_tokens", example))
+            if not _is_same(question, shard, example)
         ]
         if others:
             waiting = iter(others)
@@ -113,6 +113,10 @@ def add_own_history(
             asked = facts[example]["asked"]
             if asked["is_kept"]:
                 own[asked["at"]] = _answer(row, null_text)
+
+
+def _is_same(question: Sequence[int], shard: Shard, example: int) -> bool:
+    return bool(np.array_equal(question, shard.ragged("question_tokens", example)))
 
 
 def _turns(shard: Shard) -> Iterator[list[int]]:

@@ -66,7 +66,7 @@ def evaluate_element(run: RunDir, element: int) -> None:
     faults.reach("evaluate.start", step)
     if not is_evaluated(run, step, shard_name):
         # First, so that who finds the element's own predictions done needn't ask for these.
-        if is_floors(run, element) and not is_evaluated(run, UNTRAINED, shard_name):
+        if is_floors(run, step) and not is_evaluated(run, UNTRAINED, shard_name):
             _evaluate(run, element, UNTRAINED, split, shard_name)
         try:
             with reading(run.checkpoints / step_name(step)):

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qa_dist.evaluation.own_history import OWN
 from qa_dist.files import write_json
 from qa_dist.recipe import Recipe, Source
 from qa_dist.tasks import TASKS, Task
-from qa_dist.text.bootstrap import bootstrap_interval
+from qa_dist.text.bootstrap import bootstrap_interval, paired_difference
 from qa_dist.text.decode import best_threshold
 
 ALWAYS = "always_answer"  # SQuAD 1.1: every question is answered
@@ -57,7 +58,32 @@ def score_spans(
         "num_groups": len(set(questions.groups)),
         "scores": figures,
         "by": _break_down(questions, thresholds[headline], num_resamples),
+        **_own_history(questions, dev, thresholds[headline], num_resamples),
     }
+
+
+def _own_history(
+    questions: _Questions, rows: Rows, threshold: float, num_resamples: int
+) -> dict[str, Any]:
+    """Return {"own_history": figures, gap, by} of rows that were asked a second time; {} if they
+    weren't. The gap is what the model's own answers as history cost: gold less own, in points."""
+    if not all(OWN in row for row in rows):
+        return {}
+    own = _to_arrays([{**row, **row[OWN]} for row in rows])
+    gap = {
+        metric: asdict(
+            paired_difference(
+                (100 * own.scores(metric, threshold)).tolist(),
+                (100 * questions.scores(metric, threshold)).tolist(),
+                questions.groups,
+                num_resamples,
+            )
+        )
+        for metric in ("em", "f1")
+    }
+    figures = _figures(own, threshold, range(len(own.ids)), num_resamples)
+    by = _break_down(own, threshold, num_resamples)
+    return {"own_history": {**figures, "gap": gap, "by": by}}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What is trained: an encoder with a head for each source, or a language model.
 
-`model.head: span` is models/span.py, by way of the literal dict HEADS. To add a head, write its
-module against Head, and name it here.
+`model.head: span` is models/span.py. A head is a module with `loss(hidden, batch)`; to add one,
+write its file, and name it in `_new_head`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from qa_dist.models.causal_lm import build_causal_lm
 from qa_dist.models.encoder import load_encoder
 from qa_dist.models.multitask import MultitaskModel, add_adapters
 from qa_dist.models.span import SpanHead
+from qa_dist.models.span_crf import SpanCrfHead
 from qa_dist.models.tags import TagHead
 from qa_dist.recipe import Recipe, form_of, source_names, trained_sources
 
@@ -53,9 +54,8 @@ def build_model(recipe: Recipe, classes: Sequence[Sequence[str]]) -> nn.Module:
 
 
 def _new_head(recipe: Recipe, place: int, hidden_size: int, num_classes: int) -> nn.Module:
-    form = form_of(recipe, recipe.sources[place])
-    if form == "tags":
+    if form_of(recipe, recipe.sources[place]) == "tags":
         return TagHead(hidden_size, num_classes)
-    if form == "span" and recipe.model.head == "span":
-        return SpanHead(hidden_size, num_classes)
-    raise ValueError(f"no head for {recipe.sources[place].task} and {recipe.model.head}")
+    if recipe.model.head == "span_crf":
+        return SpanCrfHead(hidden_size)
+    return SpanHead(hidden_size, num_classes)

@@ -131,7 +131,34 @@ def paired_difference(
         )
     differences = np.asarray(second, np.float64) - np.asarray(first, np.float64)
     means = bootstrap_means(differences.tolist(), groups, None, num_resamples, seed)
+    return _difference(float(differences.mean()), means)
+
+
+Ratios = tuple[Sequence[float], Sequence[float]]
+"""Numerators and denominators of the same questions or sentences, in the same order."""
+
+
+def paired_ratio_difference(
+    first: Ratios,
+    second: Ratios,
+    groups: Sequence[Hashable] | None = None,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> Difference:
+    """Compare two models by a figure that is sum over sum, such as a micro F1.
+
+    The same resamples are drawn for both. Raises ValueError for sequences of different lengths.
+    """
+    lengths = {len(part) for side in (first, second) for part in side}
+    if len(lengths) > 1:
+        raise ValueError(f"expected as many rows on both sides, found {sorted(lengths)}")
+    ours, theirs = (ratio_means(*side, groups, num_resamples, seed) for side in (second, first))
+    whole = [sum(above) / sum(below) if sum(below) else 0.0 for above, below in (second, first)]
+    return _difference(whole[0] - whole[1], ours - theirs)
+
+
+def _difference(mean: float, means: Floats) -> Difference:
     low, high = np.percentile(means, (2.5, 97.5))
     beyond = min(int((means <= 0).sum()), int((means >= 0).sum()))
-    p_value = min(1.0, 2 * (beyond + 1) / (num_resamples + 1))
-    return Difference(float(differences.mean()), float(low), float(high), p_value)
+    p_value = min(1.0, 2 * (beyond + 1) / (len(means) + 1))
+    return Difference(mean, float(low), float(high), p_value)

@@ -1,4 +1,4 @@
-"""Running text -> words as CoNLL-2003 has them: punctuation apart, numbers and abbreviations whole.
+"""Running text -> words as CoNLL-2003 has them: punctuation apart, abbreviations whole; sentences.
 
 In: any text. Out: where each word stands in it. A model that tags words needs this for text that
 nobody has split. `Mt. Everest (8,848.86 m) isn't in the U.S.` has the words `Mt.` `Everest` `(`
@@ -32,6 +32,9 @@ _WORD = re.compile(
     """,
     re.VERBOSE,
 )
+_ENDS = frozenset((".", "!", "?", "...", "\u3002", "\uff01", "\uff1f"))
+_CLOSERS = frozenset("\"'”’»)]")
+_BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 _JOINERS = "\u00ad\u200c\u200d"  # invisible ones inside words
 
 
@@ -41,6 +44,27 @@ def split_words(text: str) -> list[tuple[int, int]]:
     if not text.isascii():  # combining marks and joiners are parts of their word
         shape = "".join("a" if _is_joined(char) else char for char in text)
     return [match.span() for match in _WORD.finditer(shape)]
+
+
+def split_sentences(text: str) -> list[list[tuple[int, int]]]:
+    """Return the places of a text's words, sentence by sentence.
+
+    A sentence ends with a full stop that is a word of its own (so not in "U.S."), with ? or !, and
+    the quotes and brackets that close right behind; or before a blank line.
+    """
+    sentences: list[list[tuple[int, int]]] = []
+    is_over = True
+    before = -1
+    for start, end in split_words(text):
+        word = text[start:end]
+        is_tail = start == before and (word in _CLOSERS or word in _ENDS)
+        if (is_over and not is_tail) or _BLANK_LINE.search(text, max(before, 0), start):
+            sentences.append([])
+            is_over = False
+        sentences[-1].append((start, end))
+        is_over = word in _ENDS or (is_over and is_tail)
+        before = end
+    return sentences
 
 
 def _is_joined(char: str) -> bool:

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from qa_dist.data.order import PAD_MULTIPLE
 from qa_dist.processes import note_stop, stop_signals
+from qa_dist.records import PAD_MULTIPLE
 from qa_dist.training import rendezvous
 from qa_dist.training.peers import LostRankError, Peers, this_process
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fitted import made_sentences, write_conll
+from prepared_data import make_recipe, prepare
 from runs import make_run
 from transformers import BertConfig, BertModel
 
@@ -113,3 +115,16 @@ def test_adapters_on_a_4_bit_base_take_little(tmp_path: Path) -> None:
 def test_a_forecast_loads_no_torch() -> None:
     code = "import sys, qa_dist.cluster.forecast; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("by_document", [False, True])
+def test_sentences_of_a_document_are_about_a_window_each(
+    tiny_encoder: Path, tmp_path: Path, by_document: bool
+) -> None:
+    path = write_conll(tmp_path / "all.conll", made_sentences(40), per_document=10)
+    recipe = make_recipe(tiny_encoder, path, path, "ner", document_context=by_document)
+    prepared = prepare(tmp_path, recipe)
+    plan = make_plan(recipe, tmp_path / "prepared")
+    split = source_splits(recipe)[0]
+    guess = 40 * windows_per_question(recipe, plan, split)
+    assert guess == pytest.approx(prepared.open("train").num_windows, rel=0.4)

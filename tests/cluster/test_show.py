@@ -141,6 +141,39 @@ def test_one_threshold_needs_no_mark() -> None:
     assert "│ all " in stream.getvalue()
 
 
+def make_entity_scores() -> dict[str, Any]:
+    names = ("f1", "precision", "recall", "em", "accuracy")
+    figures = {f"{n}{end}": 10.0 * k for k, n in enumerate(names) for end in ("", "_low", "_high")}
+    return {
+        "step": 8,
+        "num_questions": 48,
+        "num_groups": 26,
+        "headline": "default",
+        "scores": {"default": {**figures, "f1": 91.25}, "strict": {**figures, "f1": 89.5}},
+        "by": {"entity_type": {"[LOC]": {"num_entities": 7, **figures, "f1": 77.7}}},
+    }
+
+
+def test_scores_of_tags_are_those_of_entities() -> None:
+    console, stream = make_console()
+    show_scores(console, make_entity_scores(), "tiny")
+    text = stream.getvalue()
+    assert "tiny, step 8: 48 sentences of 26 documents" in text
+    assert "91.2 [0.0, 0.0]" in text and "89.5 [0.0, 0.0]" in text and "77.7 [0.0, 0.0]" in text
+    assert "[LOC]" in text and "precision" in text and "all, strict" in text
+    assert "Words tagged rightly: 40.0 [40.0, 40.0] %" in " ".join(text.split())
+
+
+def test_several_sources_have_a_table_each() -> None:
+    console, stream = make_console()
+    sources = {"ner": make_entity_scores(), "squad": make_scores(at_0=0.0)}
+    mean = {"mean": {"em": 40.0, "f1": 76.25}}
+    show_scores(console, {"step": 9, "sources": sources, "scores": mean}, "tiny")
+    text = stream.getvalue()
+    assert "tiny, step 9, ner: 48 sentences" in text and "tiny, step 9, squad: 48 que" in text
+    assert "mean of the sources: EM 40.0, F1 76.2" in text
+
+
 def test_written_answers_are_shown_beside_the_base_and_the_floor() -> None:
     console, stream = make_console()
     scores = make_scores(always_answer=None)
@@ -172,3 +205,23 @@ def test_what_was_submitted_names_what_training_will_submit(tmp_path: Path) -> N
     assert later not in shown("train") and "train" in shown("train")
     fake.run.recipe.write_text("evaluation:\n  when: each_checkpoint\n")
     assert later in shown("prepare", "train") and later not in shown("evaluate")
+
+
+def test_both_histories_and_the_gap_are_shown() -> None:
+    figures = {"em": 50.0, "em_low": 45.0, "em_high": 55.0}
+    figures |= {"f1": 60.0, "f1_low": 55.0, "f1_high": 65.0}
+    own = {**figures, "f1": 52.5}
+    gap = {"mean": 7.5, "low": 5.0, "high": 10.0, "p_value": 0.001}
+    scores: dict[str, Any] = {
+        **{"step": 8, "headline": "at_0", "num_questions": 9, "num_groups": 2, "partial": False},
+        "scores": {"at_0": {"threshold": 0.0, **figures}},
+        "by": {"turn": {"1": {"num_questions": 9, **figures}}},
+        "own_history": {**own, "gap": {"em": gap, "f1": gap}, "by": {"turn": {"1": own}}},
+    }
+    console, stream = make_console()
+    show_scores(console, scores, "coqa_bert")
+    lines = stream.getvalue().splitlines()
+    title = next(i for i, line in enumerate(lines) if "own answers as history" in line)
+    cells = [[c.strip() for c in line.split("│")[1:-1]] for line in lines[title:] if "│" in line]
+    both = ["50.0 [45.0, 55.0]", "52.5 [55.0, 65.0]", "60.0"]
+    assert cells == [["all", *both, "7.5 [5.0, 10.0]"], ["turn: 1", *both, "7.5"]]

@@ -13,9 +13,9 @@ import torch
 from prepared_data import logical_windows, make_recipe, prepare, question, write_articles
 
 from qa_dist.data.collate import Batch, collate
-from qa_dist.data.order import PAD_MULTIPLE
 from qa_dist.data.prepared import Prepared, read_template
 from qa_dist.data.shards import KIND_CLASS, KIND_NULL, KIND_SPAN, ShardWriter, Split, open_split
+from qa_dist.records import PAD_MULTIPLE
 from qa_dist.tasks import TASKS
 from qa_dist.text.windows import PairTemplate
 

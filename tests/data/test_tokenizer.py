@@ -15,7 +15,6 @@ from chat_model import make_chat_model
 from huggingface_hub import constants
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from qa_dist.data.order import PAD_MULTIPLE
 from qa_dist.data.tokenizer import (
     load_chat_tokenizer,
     load_tokenizer,
@@ -23,7 +22,7 @@ from qa_dist.data.tokenizer import (
     read_model_config,
     tokenizer_digest,
 )
-from qa_dist.records import InputError
+from qa_dist.records import PAD_MULTIPLE, InputError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 CASED = [*SPECIAL, "The", "Sky", "the", "sky", "Is", "is", "É", "e", "##s"]

@@ -4,10 +4,11 @@ table."""
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from qa_dist.evaluation.compare import Epoch, Outcome, Paired, Published, Side
+from qa_dist.evaluation.compare import Paired, Side
 from qa_dist.evaluation.comparison_table import (
     epochs_table,
     pairs_table,
@@ -15,6 +16,7 @@ from qa_dist.evaluation.comparison_table import (
     tables,
     to_markdown,
 )
+from qa_dist.evaluation.outcome import Epoch, Outcome, Published, Scores
 from qa_dist.text.bootstrap import Difference
 
 FIGURES = {
@@ -25,24 +27,38 @@ FIGURES = {
     "f1_low": 69.0,
     "f1_high": 72.0,
 }
-ONE = Outcome(
-    name="coqa_bert/main",
-    step=10,
-    of=10,
+SCORES = Scores(
     num_questions=7983,
     headline="tuned",
     threshold=-1.5,
     figures=FIGURES,
     own={"em": 58.0, "f1": 68.5},
+    floor={"em": 1.0, "f1": 4.25},
+)
+
+
+def scored(outcome: Outcome, source: str = "coqa", **changes: Any) -> Outcome:
+    """Return an outcome with other scores."""
+    return replace(outcome, sources={source: replace(SCORES, **changes)})
+
+
+ONE = Outcome(
+    name="coqa_bert/main",
+    step=10,
+    of=10,
+    sources={"coqa": SCORES},
     parameters=108_894_213,
     windows_per_s=16.0,
     step_s=0.5,
     memory_gb=12.0,
     epochs=[Epoch(1, 2.0, 1.5, 60.0, 69.0), Epoch(2, 1.0, None, None, None)],
-    published=Published(68.5, 78.4),
+    published=Published("68.5", "78.4"),
 )
-SECOND = replace(ONE, name="coqa_bert/two", figures={**FIGURES, "em": 63.25, "f1": 71.5}, own=None)
+SECOND = scored(
+    replace(ONE, name="coqa_bert/two"), figures={**FIGURES, "em": 63.25, "f1": 71.5}, own=None
+)
 PAIR = Paired(
+    "coqa",
     "x",
     "y",
     900,
@@ -64,6 +80,7 @@ def test_a_run_shows_its_intervals_cost_and_the_published_figure() -> None:
         "EM": "61.2 [60.0, 62.5]",
         "F1": "70.5 [69.0, 72.0]",
         "threshold": "tuned -1.50",
+        "untrained F1": "4.2",
         "own history F1": "68.5",
         "gap": "2.0",
         "parameters": "108,894,213",
@@ -82,7 +99,7 @@ def test_seeds_show_their_mean_and_spread() -> None:
 
 
 def test_what_no_row_has_is_no_column() -> None:
-    bare = replace(ONE, own=None, published=None, parameters=None)
+    bare = scored(replace(ONE, published=None, parameters=None), own=None)
     table = results_table([Side("a", [bare]), Side("b", [bare])])
     assert not {"gap", "own history F1", "published F1", "parameters"} & {*table.head}
     table = results_table([Side("a", [bare]), Side("b", [ONE])])
@@ -93,7 +110,7 @@ def test_a_training_that_is_not_over_and_other_questions_are_said() -> None:
     table = results_table([Side("a", [replace(ONE, step=4)]), Side("b", [ONE])])
     assert [row[0] for row in table.rows] == ["a (step 4 of 10)", "b"]
     assert "different numbers of questions" not in table.note
-    table = results_table([Side("a", [replace(ONE, num_questions=3)]), Side("b", [ONE])])
+    table = results_table([Side("a", [scored(ONE, num_questions=3)]), Side("b", [ONE])])
     assert "different numbers of questions" in table.note
 
 
@@ -103,9 +120,8 @@ def test_pairs_are_marked_where_they_are_sure() -> None:
         ["y - x", "900", "+1.50 [+0.25, +2.75]", "0.0200 *", "-0.50 [-1.00, +0.25]", "0.3000"]
     ]
     assert "left out" not in table.note
-    assert (
-        "5 questions of y or x alone left out" in pairs_table([replace(PAIR, num_left_out=5)]).note
-    )
+    left_out = [replace(PAIR, num_left_out=5)]
+    assert "5 questions of coqa that y or x alone has" in pairs_table(left_out).note
 
 
 def test_epochs_are_means_over_seeds_of_what_is_known() -> None:
@@ -135,6 +151,17 @@ def test_markdown_has_as_many_cells_in_each_line() -> None:
 
 @pytest.mark.parametrize("threshold", [None, 0.0])
 def test_a_threshold_of_zero_is_shown_and_none_is_not(threshold: float | None) -> None:
-    table = results_table([Side("a", [replace(ONE, headline="h", threshold=threshold)])])
+    table = results_table([Side("a", [scored(ONE, headline="h", threshold=threshold)])])
     expected = "h" if threshold is None else "h 0.00"
     assert column(table.head, table.rows[0], "threshold") == expected
+
+
+def test_sources_are_rows_of_their_own_and_named_where_there_are_several() -> None:
+    joint = replace(ONE, sources={"ner": SCORES, "squad": SCORES})
+    alone = scored(ONE, source="ner")
+    table = results_table([Side("joint", [joint]), Side("alone", [alone])])
+    assert [row[0] for row in table.rows] == ["joint: ner", "joint: squad", "alone: ner"]
+    pairs = [replace(PAIR, source=source) for source in ("ner", "squad")]
+    assert [row[0] for row in pairs_table(pairs).rows] == ["y - x: ner", "y - x: squad"]
+    mixed = Side("seeds", [joint, alone])
+    assert mixed.sources == ["ner"], "what not all runs have isn't a mean over them"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,17 @@ from typing import Any
 
 import pytest
 from prepared_data import make_recipe, prepare
+from runs import evaluate_all
 
+from qa_dist.data.prepared import read_prepared
 from qa_dist.data.shards import Split, open_split
+from qa_dist.evaluation import own_history
+from qa_dist.evaluation.aggregate import aggregate
 from qa_dist.evaluation.own_history import OWN, OwnHistoryPredictor, Row, add_own_history
-from qa_dist.recipe import Recipe
+from qa_dist.evaluation.score_spans import score_spans
+from qa_dist.files import read_json
+from qa_dist.recipe import Recipe, Source
+from qa_dist.run_dir import RunDir
 from qa_dist.text.metrics import question_scores
 
 SAMPLE = Path(__file__).resolve().parents[2] / "qa_dist" / "sample"
@@ -211,3 +219,90 @@ def test_without_history_there_is_nothing_to_ask_again(
     rows = made.rows(made_up)
     assert made.calls == []
     assert all(row[OWN]["text"] == row["text"] for row in rows)
+
+
+# ---- a real model
+
+
+def rows_of(run: RunDir) -> list[Row]:
+    paths = [run.predictions_file(8, path.name) for path in read_prepared(run).shards("dev")]
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+
+def test_first_turns_are_the_same_and_history_matters(evaluated: RunDir) -> None:
+    rows = rows_of(evaluated)
+    first = [row for row in rows if row["facets"]["turn"] == "1"]
+    assert len(first) == 9
+    assert all(row[OWN] == {key: row[key] for key in row[OWN]} for row in first)
+    assert any(row[OWN]["text"] != row["text"] for row in rows), "control"
+
+
+def test_asked_again_though_nothing_changed_a_question_has_the_same_answer(
+    new_run: Callable[..., RunDir], evaluated: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows cut on the fly, in batches of turns, are those of the shard."""
+    monkeypatch.setattr(own_history, "_is_same", lambda question, shard, example: False)
+    run = new_run("coqa", 2)
+    evaluate_all(run)
+    for row, expected in zip(rows_of(run), rows_of(evaluated), strict=True):
+        again, before = row[OWN], expected[OWN]
+        assert again["null_odds"] == pytest.approx(before["null_odds"], rel=1e-3)
+        assert {**again, "null_odds": 0} == {**before, "null_odds": 0}
+
+
+def test_scores_have_both_and_the_gap(evaluated: RunDir) -> None:
+    scores = read_json(evaluated.scores_file(8))
+    own, gold = scores["own_history"], scores["scores"][scores["headline"]]
+    for metric in ("em", "f1"):
+        gap = own["gap"][metric]
+        assert gap["mean"] == pytest.approx(gold[metric] - own[metric], abs=1e-9)
+        assert gap["low"] <= gap["mean"] <= gap["high"]
+    assert own["by"].keys() == scores["by"].keys()
+    assert own["by"]["turn"]["1"] == scores["by"]["turn"]["1"]
+    answers = {row["id"]: row[OWN] for row in rows_of(evaluated)}
+    threshold = gold["threshold"] if gold["threshold"] is not None else math.inf
+    kept = ["null_f1" if row["null_odds"] > threshold else "f1" for row in answers.values()]
+    total = math.fsum(row[key] for row, key in zip(answers.values(), kept, strict=True))
+    assert own["f1"] == pytest.approx(100 * total / len(answers), abs=1e-9)
+
+
+def test_both_histories_by_hand(tmp_path: Path) -> None:
+    """Two stories of two turns; the second turn of s is lost once the history is our own."""
+    rows = []
+    for name, f1, own_f1 in (("s#1", 1.0, 1.0), ("s#2", 0.8, 0.2), ("t#1", 0.0, 0.0)):
+        story, turn = name.split("#")
+        scores = {"exact": 0.0, "f1": f1, "null_exact": 0.0, "null_f1": 0.0}
+        row = {"id": name, "group": story, "rule": "coqa", "text": "x", "null_odds": -1.0, **scores}
+        facets = {"turn": turn, "domain": "mctest" if story == "s" else "race"}
+        own = {"text": "y", "null_odds": -1.0, **scores, "f1": own_f1}
+        rows.append({**row, "facets": facets, OWN: own})
+    source = Source(task="coqa")
+    found = score_spans(Recipe(sources=[source]), source, rows, None, tmp_path, "")
+    own = found["own_history"]
+    assert found["scores"]["at_0"]["f1"] == pytest.approx(60.0)
+    assert own["f1"] == pytest.approx(40.0)
+    assert own["gap"]["f1"]["mean"] == pytest.approx(20.0)
+    assert own["gap"]["em"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "p_value": 1.0}
+    assert {turn: figures["f1"] for turn, figures in own["by"]["turn"].items()} == {
+        "1": pytest.approx(50.0),
+        "2": pytest.approx(20.0),
+    }
+    assert own["by"]["domain"]["mctest"]["f1"] == pytest.approx(60.0)
+    assert own["by"]["domain"]["race"] == found["by"]["domain"]["race"]
+    del rows[1][OWN]
+    found = score_spans(Recipe(sources=[source]), source, rows, None, tmp_path, "")
+    assert "own_history" not in found, "of some questions only it would be no figure"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [("coqa", "evaluation.own_history=false"), ("coqa", "data.history_turns=0"), ("squad_v2",)],
+)
+def test_only_conversations_are_asked_twice_and_only_if_wanted(
+    new_run: Callable[..., RunDir], more: tuple[str, ...]
+) -> None:
+    run = new_run(more[0], 1, *more[1:])
+    evaluate_all(run)
+    assert all(OWN not in row for row in rows_of(run))
+    aggregate(run)
+    assert "own_history" not in read_json(run.scores_file(8))

@@ -18,13 +18,15 @@ from runs import (
 )
 
 from qa_dist import faults
-from qa_dist.checkpoint import prune_checkpoints
+from qa_dist.checkpoint import prune_checkpoints, save_checkpoint
 from qa_dist.data.prepared import read_prepared
 from qa_dist.evaluation import predict
 from qa_dist.evaluation.aggregate import aggregate
 from qa_dist.evaluation.elements import elements, is_evaluated, origin
 from qa_dist.evaluation.predict import evaluate_element
 from qa_dist.files import read_json
+from qa_dist.models import build_model
+from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
 
@@ -164,3 +166,54 @@ def test_a_damaged_shard_is_refused_by_name(new_run: NewRun) -> None:
     path.write_bytes(raw)
     with pytest.raises(InputError, match=f"{path}.*launch the run again"):
         evaluate_element(run, 0)
+
+
+# ---- the model before training
+
+
+def test_the_floor_is_what_the_model_says_before_its_first_step(new_run: NewRun) -> None:
+    run = new_run("coqa", 2, "evaluation.floor=true")
+    evaluate_all(run)
+    floor, trained = rows_of(run, step=0), rows_of(run)
+    assert [row["id"] for row in floor] == [row["id"] for row in trained]
+    assert [row["null_odds"] for row in floor] != [row["null_odds"] for row in trained]
+    recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
+    model = build_model(recipe, [prepared.classes("dev")])
+    facts = read_json(run.run_json)
+    identity = {"run": facts["id"], "data": facts["prepared"]["fingerprint"]}
+    state = model.state_dict()
+    save_checkpoint(run.checkpoints, 9, state, {}, {"step": 9}, identity, attempt=1)
+    evaluate_all(run)
+    assert rows_of(run, step=9) == floor, "a checkpoint of the same weights says the same"
+
+
+def test_the_floor_is_scored_at_step_0_and_shifts_no_element(new_run: NewRun) -> None:
+    plain = new_run("coqa", 2)
+    run = new_run("coqa", 2, "evaluation.floor=true")
+    with_each_checkpoint(run, every=4)
+    with_each_checkpoint(plain, every=4)
+    evaluate_all(run)
+    assert elements(run) == elements(plain)
+    assert aggregate(run)[-1] == 8
+    assert sorted(path.name for path in run.scores.glob("*.json")) == [
+        "step-00000000.json",
+        "step-00000008.json",
+    ]
+    assert not plain.predictions_file(0, "dev-00000-of-00002").exists()
+
+
+def test_an_element_killed_after_the_floor_is_redone(new_run: NewRun) -> None:
+    run = new_run("coqa", 1, "evaluation.floor=true")
+    shard = read_prepared(run).shards("dev")[0].name
+    element = next(n for n, (_, split, _) in elements(run).items() if split == "dev")
+    with pytest.raises(OSError):
+        faults.arm("point=evaluate.before_rename;step=8;action=enospc")
+        try:
+            evaluate_element(run, element)
+        finally:
+            faults.arm("")
+    assert is_evaluated(run, 0, shard) and not is_evaluated(run, 8, shard)
+    before = run.predictions_file(0, shard).stat().st_mtime_ns
+    evaluate_element(run, element)
+    assert is_evaluated(run, 8, shard)
+    assert run.predictions_file(0, shard).stat().st_mtime_ns == before, "the floor is there"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from runs import (
     evaluate_all,
 )
@@ -69,12 +70,16 @@ def test_a_span_is_the_text_of_its_context(evaluated: RunDir) -> None:
     assert checked > 50
 
 
-def test_candidates_keep_to_the_recipes_limits(new_run: NewRun) -> None:
-    run = new_run("squad_v2", 1, "evaluation.n_best=9", "evaluation.max_answer_tokens=2")
+@pytest.mark.parametrize("head", ["span", "span_crf"])
+def test_candidates_keep_to_the_recipes_limits(new_run: NewRun, head: str) -> None:
+    limits = ("evaluation.n_best=9", "evaluation.max_answer_tokens=2")
+    run = new_run("squad_v2", 1, *limits, f"model.head={head}")
     evaluate_all(run)
     rows = rows_of(run)
     assert 3 < max(len(row["n_best"]) for row in rows) <= 9
     assert all(len(text.split()) <= 2 for row in rows for text, _, _ in row["n_best"])
+    is_log_p = all(row["n_best"][0][1] < 0 for row in rows if row["n_best"])
+    assert is_log_p == (head == "span_crf")
 
 
 def test_no_answer_is_the_cls_token_in_squad_and_a_class_in_coqa(

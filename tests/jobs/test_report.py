@@ -42,7 +42,7 @@ def test_two_runs_are_tested_against_each_other(run_job: Run, runs_dir: Path) ->
     facts = json.loads(run_job("report", *words, "--json").stdout)
     scores = read_json(runs_dir / "coqa_bert" / "main" / "scores" / "step-00000008.json")
     expected = scores["scores"][scores["headline"]]["f1"]
-    assert facts["sides"][0]["outcomes"][0]["figures"]["f1"] == expected
+    assert facts["sides"][0]["outcomes"][0]["sources"]["coqa"]["figures"]["f1"] == expected
     assert facts["pairs"][0]["differences"]["f1"]["p_value"] == 1.0
 
 

@@ -13,6 +13,7 @@ from qa_dist.text.bootstrap import (
     Difference,
     bootstrap_interval,
     paired_difference,
+    paired_ratio_difference,
     ratio_interval,
 )
 
@@ -140,6 +141,26 @@ def test_of_models_that_are_equally_good_one_in_twenty_seems_better() -> None:
 def test_scores_of_different_questions_are_refused() -> None:
     with pytest.raises(ValueError, match="found 2, 1"):
         paired_difference([1, 2], [1])
+    with pytest.raises(ValueError, match=r"found \[1, 2\]"):
+        paired_ratio_difference(([1, 2], [1, 1]), ([1], [1]))
+
+
+def test_a_mean_is_a_ratio_over_ones() -> None:
+    first, second = ([float((i * k) % 7) for i in range(60)] for k in (2, 3))
+    groups = [i // 4 for i in range(60)]
+    ones = [1.0] * 60
+    found = paired_ratio_difference((first, ones), (second, ones), groups)
+    expected = paired_difference(first, second, groups)
+    for name in ("mean", "low", "high", "p_value"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=1e-9)
+
+
+def test_a_ratio_weighs_rows_by_their_size() -> None:
+    """F1 over entities: 2 of 4 against 3 of 4, though the mean over sentences says otherwise."""
+    first, second = ([2.0, 0.0], [3.0, 1.0]), ([0.0, 3.0], [1.0, 3.0])
+    found = paired_ratio_difference(first, second)
+    assert found.mean == pytest.approx(3 / 4 - 2 / 4)
+    assert (found.low, found.high) == (pytest.approx(-2 / 3), pytest.approx(1.0))
 
 
 # ---- ratios

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qa_dist.text.words import split_words
+from qa_dist.text.words import split_sentences, split_words
 
 
 def words(text: str) -> list[str]:
@@ -64,3 +64,27 @@ def test_nothing_but_whitespace_gets_lost(text):
     assert all(start < end for start, end in spans)
     assert all(a[1] <= b[0] for a, b in pairwise(spans))
     assert "".join(words(text)) == "".join(text.split())
+
+
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        [],
+        ["Mr. Smith of the U.S. left.", "Who?", "He did!"],
+        ['He said: "It is."', "She left (at last.)", "So?"],
+        ["A title\n \n", "Then a\nsentence"],
+        ["It rose 8,848.86 metres...", "or so."],
+        ["Is it?!", "Yes"],
+    ],
+)
+def test_sentences_of_a_text(sentences):
+    text = " ".join(sentences)
+    found = [text[s[0][0] : s[-1][1]] for s in split_sentences(text)]
+    assert found == [sentence.strip() for sentence in sentences]
+
+
+@given(st.text(st.sampled_from(".!?\"') \nab")))
+def test_sentences_hold_all_words(text):
+    sentences = split_sentences(text)
+    assert [word for sentence in sentences for word in sentence] == split_words(text)
+    assert all(sentences)
