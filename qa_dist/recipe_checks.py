@@ -192,7 +192,8 @@ def _check_head(recipe: Recipe) -> Iterator[str]:
     tasks = {source.task for source in recipe.sources}
     is_writer = model.head == "causal_lm"
     if recipe.data.document_context and "ner" not in tasks:
-        yield "data.document_context=true: expected false without a source of task=ner"
+        given = "data.document_context=true"
+        yield f"{given}: expected false unless a source's task is ner, such as sources.0.task"
     if is_writer and num > 1:
         yield f"model.head=causal_lm: expected one source, not {num}; make a recipe for each"
     if is_writer and "ner" in tasks:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qa_dist.files import canonical_json, file_sha256
-from qa_dist.records import InputError
+from qa_dist.records import PAD_MULTIPLE, InputError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -53,7 +53,6 @@ _BERT_SETTINGS = (
     *("intermediate_size", "max_position_embeddings", "type_vocab_size"),
 )
 _MAX_CASED_SHARE = 0.01
-_PAD_MULTIPLE = 8  # data/order.py's, which would load numpy
 _EXPECTED = (
     "expected a folder with config.json and tokenizer.json (or vocabulary files), or a hub name"
 )
@@ -195,7 +194,7 @@ def model_limit(name: str) -> int | None:
     if not isinstance(positions, int) or positions <= 0:
         return None
     limit = positions - 2 if config["model_type"] in _POSITIONS_FROM_2 else positions
-    return limit - limit % _PAD_MULTIPLE
+    return limit - limit % PAD_MULTIPLE
 
 
 def _load_from_files(name: str, lower_case: bool | None) -> Any:

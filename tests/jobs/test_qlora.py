@@ -10,7 +10,8 @@ import pytest
 from chat_runs import chat_words, write_questions
 from zygote import Zygote
 
-from qa_dist.evaluation.compare import read_answers, read_outcome
+from qa_dist.evaluation.compare import read_answers
+from qa_dist.evaluation.outcome import read_outcome
 from qa_dist.files import read_json
 from qa_dist.run_dir import RunDir
 from qa_dist.text.metrics import CoqaGold, score_coqa
@@ -67,12 +68,13 @@ def test_coqa(lm_zygote: Zygote, tiny_chat: Path, tmp_path: Path) -> None:
     golds = {i: CoqaGold(r["facets"]["domain"], tuple(r["answers"])) for i, r in rows.items()}
     ours = {f"{a['id']}#{a['turn_id']}": a["answer"] for a in answers}
     official = score_coqa(golds, ours, rounded=False)["overall"]
-    outcome, questions = read_outcome(run, RECIPES), read_answers(run, 2)  # as for an encoder
+    # As an encoder's run is read, to be set beside it.
+    figures = read_outcome(run, RECIPES).sources["coqa"].figures
+    parts = read_answers(run, 2)["coqa"].parts
     for metric in ("em", "f1"):
         assert math.isclose(scores["scores"]["tuned"][metric], official[metric])
-        assert outcome.figures[metric] == scores["scores"]["tuned"][metric]
-        of_questions = questions.scores[metric]
-        assert math.isclose(sum(of_questions.values()) / 24, official[metric])
+        assert figures[metric] == scores["scores"]["tuned"][metric]
+        assert math.isclose(sum(part for part, _ in parts[metric].values()) / 24, official[metric])
 
 
 @pytest.mark.parametrize(
