@@ -197,14 +197,16 @@ def _check_head(recipe: Recipe) -> Iterator[str]:
     tasks = {source.task for source in recipe.sources}
     is_writer = model.head == "causal_lm"
     if recipe.data.document_context and "ner" not in tasks:
-        yield "data.document_context=true: expected false without a source of task=ner"
+        given = "data.document_context=true"
+        yield f"{given}: expected false unless a source's task is ner, such as sources.0.task"
     if is_writer and num > 1:
         yield f"model.head=causal_lm: expected one source, not {num}; make a recipe for each"
     if is_writer and "ner" in tasks:
         yield "model.head=causal_lm: expected questions to answer, not task=ner; give head=span"
-    if is_writer and any(source.heldout_fraction for source in recipe.sources):
-        key = "sources.0.heldout_fraction"
-        yield f"{key}: expected 0 with model.head=causal_lm, which has no threshold to tune"
+    for place, source in enumerate(recipe.sources):
+        if is_writer and source.heldout_fraction:
+            given = f"sources.{place}.heldout_fraction={source.heldout_fraction}"
+            yield f"{given}: expected 0 with model.head=causal_lm, which has no threshold to tune"
     if not is_writer and "prompted_qa" in tasks:
         given = f"model.head={show_value(model.head)}"
         yield f"{given}: expected causal_lm, as the answers of task=prompted_qa aren't spans"

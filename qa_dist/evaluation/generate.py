@@ -91,7 +91,9 @@ class TextPredictor:
     def _text(self, tokens: list[int]) -> str:
         """Return an answer's text: what stands before the first token that ends it."""
         at = next((i for i, token in enumerate(tokens) if token in self._stops), len(tokens))
-        text: str = self.tokenizer.decode(tokens[:at], skip_special_tokens=True)
+        text: str = self.tokenizer.decode(
+            tokens[:at], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return text.strip()
 
     def _row(self, example: int, tuned: str, base: str | None) -> dict[str, Any]:

@@ -6,8 +6,10 @@ table says both, so that figures can be compared. B, T, H play no part; nothing 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,7 +32,12 @@ class Part:
 def count_parameters(model: nn.Module) -> list[Part]:
     """Return the parts of a model, its total last. Works on the meta device."""
     if not isinstance(model, MultitaskModel):
-        return [_part("model", list(model.parameters()))]
+        adapted = [(".lora_" in name, p) for name, p in model.named_parameters()]
+        base, adapter = ([p for is_in, p in adapted if is_in is want] for want in (False, True))
+        if not adapter:
+            return [_part("model", base)]
+        parts = [_part("base", base), _part("adapter", adapter)]
+        return [*parts, _total(parts)]
     named = list(model.encoder.named_parameters())
     pooler = count_pooler(model.encoder)
     parts = [_part("encoder", [p for name, p in named if ".lora_" not in name], pooler)]
@@ -39,8 +46,7 @@ def count_parameters(model: nn.Module) -> list[Part]:
         if adapter:
             parts.append(_part(f"adapter {name}", adapter))
         parts.append(_part(f"head {name}", list(head.parameters())))
-    sums = (sum(getattr(part, n) for part in parts) for n in ("parameters", "trained", "pooler"))
-    return [*parts, Part("total", *sums)]
+    return [*parts, _total(parts)]
 
 
 def count_pooler(encoder: nn.Module) -> int:
@@ -72,5 +78,16 @@ def show_parameters(parts: Sequence[Part]) -> list[str]:
 
 
 def _part(name: str, parameters: Sequence[nn.Parameter], pooler: int = 0) -> Part:
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
-    return Part(name, sum(p.numel() for p in parameters), trained, pooler)
+    trained = sum(_size(p) for p in parameters if p.requires_grad)
+    return Part(name, sum(map(_size, parameters)), trained, pooler)
+
+
+def _size(parameter: Any) -> int:
+    """Return how many numbers a parameter stands for: of a 4-bit one, two per byte."""
+    state = getattr(parameter, "quant_state", None)
+    return math.prod(parameter.shape if state is None else state.shape)
+
+
+def _total(parts: Sequence[Part]) -> Part:
+    sums = (sum(getattr(part, n) for part in parts) for n in ("parameters", "trained", "pooler"))
+    return Part("total", *sums)

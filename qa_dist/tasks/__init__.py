@@ -25,7 +25,7 @@ class Task(Protocol):
     NULL_TEXT: str
     """What is answered where no answer is given."""
     LEVELS: tuple[str, ...]
-    """Keys of the lists that lead to a record in the JSON file."""
+    """Keys of the lists that lead to a record in the JSON file; none: data/flat_records.py."""
 
     def count_questions(self, record: Mapping[str, Any]) -> int:
         """Count the questions of one record, usable or not."""

@@ -10,11 +10,14 @@ import pytest
 from chat_runs import chat_words, write_questions
 from zygote import Zygote
 
+from qa_dist.evaluation.compare import read_answers
+from qa_dist.evaluation.outcome import read_outcome
 from qa_dist.files import read_json
 from qa_dist.run_dir import RunDir
 from qa_dist.text.metrics import CoqaGold, score_coqa
 
-SAMPLE = Path(__file__).resolve().parents[2] / "qa_dist" / "sample"
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE, RECIPES = ROOT / "qa_dist" / "sample", ROOT / "configs" / "recipes"
 TWO_STEPS = ("train.max_steps=2", "train.checkpoint_every_steps=2")
 
 
@@ -65,8 +68,13 @@ def test_coqa(lm_zygote: Zygote, tiny_chat: Path, tmp_path: Path) -> None:
     golds = {i: CoqaGold(r["facets"]["domain"], tuple(r["answers"])) for i, r in rows.items()}
     ours = {f"{a['id']}#{a['turn_id']}": a["answer"] for a in answers}
     official = score_coqa(golds, ours, rounded=False)["overall"]
+    # As an encoder's run is read, to be set beside it.
+    figures = read_outcome(run, RECIPES).sources["coqa"].figures
+    parts = read_answers(run, 2)["coqa"].parts
     for metric in ("em", "f1"):
         assert math.isclose(scores["scores"]["tuned"][metric], official[metric])
+        assert figures[metric] == scores["scores"]["tuned"][metric]
+        assert math.isclose(sum(part for part, _ in parts[metric].values()) / 24, official[metric])
 
 
 @pytest.mark.parametrize(

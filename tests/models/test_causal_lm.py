@@ -13,6 +13,7 @@ from chat_model import make_chat_model
 
 from qa_dist.data.collate import Batch
 from qa_dist.models.causal_lm import BASE_DIGEST, CausalLmModel, build_causal_lm
+from qa_dist.models.parameters import count_parameters
 from qa_dist.recipe import Model, Train
 from qa_dist.records import InputError
 from qa_dist.training.optim import build_optimizer
@@ -113,6 +114,17 @@ def test_adapters_alone_are_trained_on_all_linear_layers(qlora: Model):
     assert len(four_bit) == 14 and all(p.dtype == torch.uint8 for p in four_bit)
     assert all(p.quant_state.nested and p.quant_state.quant_type == "nf4" for p in four_bit)
     assert set(model.state_dict()) == trained | {BASE_DIGEST}
+
+
+def test_4_bit_weights_are_counted_whole(base: Path, qlora: Model):
+    (plain,) = count_parameters(build_causal_lm(Model(name=str(base), head="causal_lm"), seed=0))
+    parts = count_parameters(build_causal_lm(qlora, seed=0))
+    assert [part.name for part in parts] == ["base", "adapter", "total"]
+    assert parts[0].parameters == plain.parameters == plain.trained
+    assert parts[0].trained == 0
+    assert parts[1].parameters == parts[1].trained == parts[2].trained
+    # Two layers of rank 4 beside 64 x 64 (twice), 64 x 32 (twice), 64 x 128 (thrice).
+    assert parts[1].parameters == 2 * 4 * (2 * 128 + 2 * 96 + 3 * 192)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "paged_adamw_8bit"])
