@@ -120,6 +120,17 @@ def test_one_rank_walks_the_curve_of_two(
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
 
 
+def test_fsdp_walks_the_curve_of_ddp(zygote: Zygote, words: list[str], tmp_path: Path) -> None:
+    runs = []
+    for engine in ("ddp", "fsdp"):
+        own = f"train.engine={engine}"
+        gang = make_gang(zygote, words, tmp_path / engine, own, "train.max_steps=4")
+        assert gang.train(2) == [0, 0]
+        runs.append(curve(gang.case.run))
+    for ours, theirs in zip(*runs, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
 def test_what_is_written_of_each_source(whole: tuple[tuple[str, ...], RunDir]) -> None:
     lines = curve(whole[1])
     steps = [
