@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,9 @@ from qa_dist.evaluation.compare import (
     read_answers,
 )
 from qa_dist.evaluation.outcome import read_outcome
-from qa_dist.files import read_json
+from qa_dist.files import read_json, write_json, write_text
+from qa_dist.recipe import Model, Recipe, Source, Train
+from qa_dist.recipe_loading import recipe_to_yaml
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
 
@@ -105,3 +109,43 @@ def test_only_shared_questions_count_and_the_rest_is_said() -> None:
     assert pair.differences["f1"].mean == 50.0
     with pytest.raises(InputError, match="x and y: have no question of coqa in common"):
         compare_answers("coqa", ("x", [first]), ("y", [answers({"z1": 1.0})]))
+
+
+def joint_run(folder: Path, only: str, right: int) -> RunDir:
+    """Write what a run on sentences and questions leaves; `right`: entities that it finds of 4."""
+    sources = [Source(task=task, train="x", dev="x") for task in ("ner", "squad")]
+    train, model = replace(Train(), only=only), Model(name="m")
+    recipe = Recipe(name="joint", sources=sources, train=train, model=model)
+    run = RunDir(folder / "runs" / "joint" / only)
+    counts = {f"{task}.{part}": 1 for task in ("ner", "squad") for part in ("train", "dev")}
+    prepared = {"folder": str(folder), "fingerprint": "f", "num_shards": counts}
+    write_json(run.run_json, {"id": "x", "prepared": prepared})
+    write_text(run.recipe, recipe_to_yaml(recipe))
+    sentence = {"id": "s", "group": "d", "rule": "ner", "exact": 0, "entities": [right, 4, 4]}
+    question = {"id": "q", "group": "a", "rule": "squad_v2", "null_odds": 2.0}
+    question |= {"exact": 0.0, "f1": 0.5, "null_exact": 1.0, "null_f1": 1.0}
+    rows = {"ner": sentence, "squad": question}
+    headlines = {"ner": {"em": 0.0, "f1": 25.0 * right}, "squad": {"threshold": 1.0, "f1": 100.0}}
+    scores = {
+        name: {"num_questions": 1, "headline": "h", "scores": {"h": headlines[name]}}
+        for name in (rows if only == "all" else [only])
+    }
+    for name in scores:
+        write_text(run.predictions_file(4, f"{name}.dev-00000-of-00001"), json.dumps(rows[name]))
+    whole = {"sources": scores, "headline": "mean"} if only == "all" else scores[only]
+    write_json(run.scores_file(4), whole)
+    return run
+
+
+def test_a_joint_training_stands_against_those_on_one_source_alone(tmp_path: Path) -> None:
+    joint, ner, squad = (joint_run(tmp_path, *of) for of in (("all", 3), ("ner", 2), ("squad", 0)))
+    (pair,) = compare_runs(("alone", [ner]), ("joint", [joint]))
+    assert (pair.source, pair.num_questions) == ("ner", 1)
+    assert pair.differences["f1"].mean == pytest.approx(25.0)
+    (pair,) = compare_runs(("alone", [squad]), ("joint", [joint]))
+    assert pair.source == "squad"
+    assert pair.differences["f1"].mean == 0, "neither answers, and rightly"
+    both = compare_runs(("a", [joint]), ("b", [joint]))
+    assert [pair.source for pair in both] == ["ner", "squad"]
+    with pytest.raises(InputError, match="were scored on ner and squad, which have nothing"):
+        compare_runs(("a", [ner]), ("b", [squad]))
