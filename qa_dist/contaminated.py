@@ -12,9 +12,10 @@ from pathlib import Path
 
 from qa_dist.data.raw_records import RecordIndex
 from qa_dist.data.splits import question_offsets
-from qa_dist.plan import Plan, choose, file_of, open_source, read_index
+from qa_dist.plan import Plan
 from qa_dist.recipe import Recipe, Source
 from qa_dist.records import BadRecordError
+from qa_dist.source_files import choose, file_of, open_source, read_index
 from qa_dist.tasks import TASKS
 from qa_dist.text.contamination import NEAR, Pair, find_near, find_same
 from qa_dist.text.metrics import normalize_answer

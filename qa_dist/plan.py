@@ -15,42 +15,37 @@ import importlib.util
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qa_dist.data.prepared import Prepared
 from qa_dist.data.raw_records import RecordIndex
 from qa_dist.data.shards import find_shards
-from qa_dist.data.sources import (
-    Records,
-    hub_fingerprint,
-    is_hub_name,
-    open_records,
-    open_tagged,
-)
-from qa_dist.data.splits import choose_questions, choose_records
 from qa_dist.data.tokenizer import check_chat_template, model_limit, tokenizer_digest
 from qa_dist.files import (
     MARKER,
-    BrokenFileError,
     canonical_json,
-    file_sha256,
-    read_json,
     replaced_file,
-    verify_folder,
     write_json,
     write_marker,
 )
 from qa_dist.recipe import Recipe, Source, SourceSplit, form_of, source_splits
 from qa_dist.recipe_checks import show_value
 from qa_dist.records import BadRecordError, InputError, Passage
+from qa_dist.source_files import (
+    choose,
+    file_of,
+    has_index,
+    open_source,
+    read_index,
+    read_labels,
+    source_digest,
+)
 from qa_dist.tasks import TASKS
-from qa_dist.tasks.ner import source_labels
 from qa_dist.text.prompts import PROMPT_VERSION
 
 FORMAT = 3
@@ -136,7 +131,7 @@ def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
         counts[split.name] = num
     labels = [read_labels(folder, recipe, i, indexes[i]["train"]) for i in range(len(digests))]
     plan = Plan(folder, fingerprint, facts, indexes, counts, labels)
-    if not _has_index(folder) or not all(plan._complete_counts(split) for split in counts):
+    if not has_index(folder) or not all(plan._complete_counts(split) for split in counts):
         _check_can_write(prepared_root)
     return plan
 
@@ -230,7 +225,7 @@ def save_plan(plan: Plan) -> None:
     try:
         if not facts.exists():
             write_json(facts, plan.facts)
-        if not _has_index(plan.folder):
+        if not has_index(plan.folder):
             folder.mkdir(exist_ok=True)
             (folder / MARKER).unlink(missing_ok=True)
             for number, files in enumerate(plan.indexes):
@@ -244,11 +239,6 @@ def save_plan(plan: Plan) -> None:
             write_marker(folder)
     except OSError as error:
         raise not_written(plan.folder, error) from error
-
-
-def file_of(part: str, source: Source) -> str:
-    """Return which file of a source holds "train", "heldout" or "dev"."""
-    return "dev" if part == "dev" and source.dev else "train"
 
 
 def _source_digests(recipe: Recipe) -> list[dict[str, str]]:
@@ -268,69 +258,6 @@ def _source_digests(recipe: Recipe) -> list[dict[str, str]]:
     return digests
 
 
-def source_digest(source: Source, file: str) -> str:
-    """Return the sha256 of a file's bytes; for a hub dataset its name and its own fingerprint."""
-    name = getattr(source, file)
-    try:
-        if is_hub_name(name):
-            return f"hub:{name}:{hub_fingerprint(name, file)}"
-        path = Path(name).expanduser()
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise InputError(f"{name}: is a device or a pipe; give the file itself")
-        return file_sha256(path)
-    except FileNotFoundError:
-        raise InputError(
-            f"{name}: there is no such file, looked for from {Path.cwd()}; give the path of a data "
-            "file, or a hub name"
-        ) from None
-    except IsADirectoryError:
-        raise InputError(f"{name}: is a folder; give the file itself") from None
-    except OSError as error:
-        raise InputError(f"{show_value(name)}: can't be read ({error.strerror})") from error
-    except RuntimeError as error:  # ~ of a user that isn't there
-        raise InputError(f"{name}: can't be read ({error}); write the path out") from error
-
-
-def open_source(recipe: Recipe, source: Source, file: str, index: RecordIndex | None) -> Records:
-    """Open the file "train" or "dev" of a source; `index`: the saved one, None: make it."""
-    task = TASKS[source.task]
-    if form_of(recipe, source) == "tags":
-        by_document = recipe.data.document_context
-        return open_tagged(getattr(source, file), file, by_document, index)
-    return open_records(getattr(source, file), file, task.LEVELS, task.count_questions, index)
-
-
-def read_index(folder: Path, recipe: Recipe, number: int, file: str) -> RecordIndex:
-    """Return the saved index of a file of source `number`, or make it by reading the file once."""
-    if _has_index(folder):
-        with np.load(folder / "index" / f"{number}-{file}.npz") as arrays:
-            return RecordIndex(**arrays)
-    return open_source(recipe, recipe.sources[number], file, None).index
-
-
-def read_labels(
-    folder: Path, recipe: Recipe, number: int, index: RecordIndex | None = None
-) -> list[str]:
-    """Return the saved labels of source `number`'s words, or find them by reading its training file
-    once; empty unless its form is "tags"."""
-    source = recipe.sources[number]
-    if form_of(recipe, source) != "tags":
-        return []
-    if _has_index(folder):
-        labels: list[str] = read_json(folder / "index" / f"{number}-labels.json")
-        return labels
-    return source_labels(source.train, open_source(recipe, source, "train", index))
-
-
-def _has_index(folder: Path) -> bool:
-    """Return whether the record index is there, whole and unchanged."""
-    try:
-        verify_folder(folder / "index")
-    except (BrokenFileError, OSError):
-        return False
-    return True
-
-
 def not_written(folder: Path, error: OSError) -> InputError:
     """Say which folder can't be written and why, and how much room there is."""
     free = "make sure that you may write there"
@@ -344,17 +271,6 @@ def not_written(folder: Path, error: OSError) -> InputError:
         "with "
         "prepared_dir=, then launch again: it makes only what is missing"
     )
-
-
-def choose(
-    indexes: Mapping[str, RecordIndex], part: str, source: Source
-) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
-    """Return the records of "train", "dev" or "heldout", and a mask over the file's questions
-    (None: all of them)."""
-    index = indexes[file_of(part, source)]
-    records = choose_records(index, part, source)
-    most = {"train": source.max_train_examples, "dev": source.max_dev_examples}.get(part, 0)
-    return records, choose_questions(index, records, most, source.subset_seed)
 
 
 def sample_passages(recipe: Recipe, plan: Plan, split: SourceSplit, num: int) -> Iterator[Passage]:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from qa_dist import faults
 from qa_dist.contaminated import IN_DEV, dev_questions
 from qa_dist.data.prepared import Prepared, read_prepared
-from qa_dist.data.shards import Shard, ShardWriter, is_whole
+from qa_dist.data.shard_writer import ShardWriter
+from qa_dist.data.shards import Shard, is_whole
 from qa_dist.data.sources import Records
 from qa_dist.data.splits import question_offsets, split_records
 from qa_dist.files import (
@@ -29,20 +30,20 @@ from qa_dist.files import (
     read_json,
     write_status,
 )
-from qa_dist.plan import (
-    choose,
-    file_of,
-    not_written,
-    open_source,
-    read_index,
-    read_labels,
-    source_digest,
-)
+from qa_dist.plan import not_written
 from qa_dist.recipe import Data, Recipe, Source, SourceSplit, source_splits
 from qa_dist.recipe_checks import show_value
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import BadRecordError, Example, InputError, Passage
 from qa_dist.run_dir import RunDir
+from qa_dist.source_files import (
+    choose,
+    file_of,
+    open_source,
+    read_index,
+    read_labels,
+    source_digest,
+)
 from qa_dist.tasks import TASKS
 from qa_dist.tasks.fields import KEPT_REASONS
 from qa_dist.text.metrics import normalize_answer

@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from fitted import made_sentences, write_conll
 from prepared_data import (
@@ -19,10 +18,9 @@ from prepared_data import (
     write_articles,
 )
 
-from qa_dist import plan as planning
 from qa_dist.data.tokenizer import load_tokenizer
 from qa_dist.files import MARKER
-from qa_dist.plan import Plan, make_plan, save_plan
+from qa_dist.plan import Plan, make_plan
 from qa_dist.recipe import Recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
@@ -128,18 +126,6 @@ def test_planning_writes_nothing(recipe: Recipe, tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_saved_index_is_used_again(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = make_plan(recipe, tmp_path)
-    save_plan(plan)
-    monkeypatch.setattr(planning, "open_source", None)  # reading the data again would fail
-    again = make_plan(recipe, tmp_path)
-    for name, values in plan.indexes[0]["train"].arrays().items():
-        assert np.array_equal(values, again.indexes[0]["train"].arrays()[name])
-    assert again.num_questions == plan.num_questions
-
-
 @pytest.mark.parametrize("damage", ["facts", "index", "marker"])
 def test_what_a_killed_launch_left_of_the_plan_is_mended(
     recipe: Recipe, tmp_path: Path, damage: str
@@ -182,24 +168,6 @@ def test_the_plan_holds_no_more_than_paths_and_numbers(recipe: Recipe, tmp_path:
 
 
 # ---- labels of words
-
-
-def test_labels_are_read_once_and_kept(
-    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train = write_conll(tmp_path / "train.conll", made_sentences(6), per_document=2)
-    dev = write_conll(tmp_path / "dev.conll", [[("x", "B-MISC")]], per_document=1)
-    recipe = make_recipe(encoder, train, dev, "ner")
-    plan = make_plan(recipe, tmp_path / "prepared")
-    assert plan.labels == [["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]], "of the training file alone"
-    assert plan.num_questions == {"train": 6, "dev": 1}
-    save_plan(plan)
-    calls: list[str] = []
-    monkeypatch.setattr(planning, "source_labels", lambda name, _: calls.append(name))
-    assert planning.read_labels(plan.folder, recipe, 0) == plan.labels[0] and calls == []
-    (plan.folder / "index" / "0-labels.json").write_text("[]")
-    make_plan(recipe, tmp_path / "prepared")
-    assert calls == [str(train)], "control: without a whole index the file is read again"
 
 
 def test_documents_and_sentences_are_different_data(encoder: Path, tmp_path: Path) -> None:

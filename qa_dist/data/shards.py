@@ -9,11 +9,9 @@ how many shards there are.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,207 +21,17 @@ from numpy.typing import NDArray
 
 from qa_dist.files import (
     BrokenFileError,
-    delete_folder,
     read_marker,
-    sync_folder,
-    temporary_path,
     verify_folder,
-    write_marker,
 )
 from qa_dist.run_dir import shard_name
 
 ARRAYS = "arrays.bin"
-_ALIGNMENT_BYTES = 64
-_FLUSH_ROWS = 1024
 
-# Name -> dtype; "tokens" is uint16 or uint32, whichever the vocabulary needs. A ragged array is `x`
-# with `x_offsets`,
-# whose first value is 0 and whose last is the length of `x`.
-_DTYPES: dict[str, str] = {
-    "context_tokens": "tokens",
-    "context_tokens_offsets": "uint64",
-    "char_starts": "uint32",  # per context token: its first code point in the context
-    "char_ends": "uint32",  # and the one after its last
-    "context_labels": "uint8",  # form "tags": per context token the number of its label
-    "context_text": "uint8",  # UTF-8
-    "context_text_offsets": "uint64",
-    "question_tokens": "tokens",
-    "question_tokens_offsets": "uint64",
-    "example_context": "uint32",
-    "example_json": "uint8",  # id, answers, rule, group, facets ...: one JSON object each
-    "example_json_offsets": "uint64",
-    "window_example": "uint32",
-    "window_from": "uint32",  # half-open slice of the context's tokens
-    "window_to": "uint32",
-    "window_kind": "uint8",  # 0 span, 1 null, 2 + k answer class k
-    "window_start": "uint32",  # the span's first and last token, counted in the context
-    "window_end": "uint32",
-    "window_length": "uint16",  # tokens, question and special ones included
-    "window_targets": "uint32",  # what the loss is divided by: spans, labelled words, tokens
-}
 NO_LABEL = 255
 """In context_labels: a token that isn't the first of a word."""
 
 KIND_SPAN, KIND_NULL, KIND_CLASS = 0, 1, 2
-
-
-def token_dtype(vocab_size: int) -> str:
-    """Return the smallest unsigned type that holds each token id."""
-    return "uint16" if vocab_size <= 1 << 16 else "uint32"
-
-
-class ShardWriter:
-    """Stream rows into a shard folder; nothing is visible under its name until `finish`."""
-
-    def __init__(self, folder: Path, vocab_size: int) -> None:
-        self.folder = folder
-        self._temporary = temporary_path(folder)
-        if self._temporary.exists():
-            delete_folder(self._temporary)
-        self._temporary.mkdir(parents=True)
-        tokens = token_dtype(vocab_size)
-        self._dtypes = {k: np.dtype(tokens if v == "tokens" else v) for k, v in _DTYPES.items()}
-        self._streams = {name: (self._temporary / f"{name}.part").open("wb") for name in _DTYPES}
-        self._counts = dict.fromkeys(_DTYPES, 0)
-        self._pending: dict[str, list[int]] = {
-            name: [] for name in _DTYPES if name.startswith("window_") or name == "example_context"
-        }
-        for name in _DTYPES:
-            if name.endswith("_offsets"):
-                self._append(name, np.zeros(1))
-
-    @property
-    def num_windows(self) -> int:
-        return self._counts["window_length"] + len(self._pending["window_length"])
-
-    @property
-    def num_examples(self) -> int:
-        return self._counts["example_json_offsets"] - 1
-
-    def add_context(
-        self,
-        text: str,
-        token_ids: NDArray[Any],
-        char_starts: NDArray[Any],
-        char_ends: NDArray[Any],
-        labels: NDArray[Any] | Sequence[int] = (),
-    ) -> int:
-        """Add one context with its tokens; return its number in this shard.
-
-        `labels`: of each token, for the form "tags" only.
-        """
-        self._add_ragged("context_tokens", token_ids)
-        self._append("char_starts", char_starts)
-        self._append("char_ends", char_ends)
-        self._append("context_labels", np.asarray(labels))
-        self._add_ragged("context_text", np.frombuffer(text.encode(), dtype=np.uint8))
-        return self._counts["context_text_offsets"] - 2
-
-    def add_example(
-        self, context: int, question_tokens: Sequence[int], facts: Mapping[str, Any]
-    ) -> int:
-        """Add one question about context number `context`; return its number in this shard."""
-        self._add_ragged("question_tokens", np.asarray(question_tokens, dtype=np.int64))
-        text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        self._add_ragged("example_json", np.frombuffer(text.encode(), dtype=np.uint8))
-        self._pending["example_context"].append(context)
-        return self.num_examples - 1
-
-    def add_window(
-        self,
-        example: int,
-        window: tuple[int, int],
-        target: tuple[int, int, int],
-        length: int,
-        num_targets: int = 1,
-    ) -> None:
-        """Add one window: half-open `window` of context tokens; `target` is (kind, first token,
-        last token)."""
-        for name, value in zip(
-            ("example", "from", "to", "kind", "start", "end", "length", "targets"),
-            (example, *window, *target, length, num_targets),
-            strict=True,
-        ):
-            self._pending[f"window_{name}"].append(value)
-        if len(self._pending["window_length"]) >= _FLUSH_ROWS:
-            self._flush()
-
-    def finish(self, **facts: Any) -> dict[str, Any]:
-        """Put the arrays into one file, mark it, rename the folder to its name; return the marker.
-
-        Of two attempts that make the same shard at once, whichever comes second leaves the first
-        one's.
-        """
-        try:
-            return self._publish(self._join_arrays(), facts)
-        except FileNotFoundError:  # another attempt has finished it, and swept ours away
-            if not is_whole(self.folder):
-                raise
-            return verify_folder(self.folder, hashes=False)
-
-    def _join_arrays(self) -> dict[str, dict[str, Any]]:
-        """Put the arrays one after another into one file; return where each one lies."""
-        self._flush()
-        layout: dict[str, dict[str, Any]] = {}
-        position = 0
-        with (self._temporary / ARRAYS).open("wb") as whole:
-            for name, stream in self._streams.items():
-                stream.close()
-                padding = -position % _ALIGNMENT_BYTES
-                whole.write(b"\0" * padding)
-                part = self._temporary / f"{name}.part"
-                position += padding
-                layout[name] = {
-                    "dtype": str(self._dtypes[name]),
-                    "count": self._counts[name],
-                    "at": position,
-                }
-                with part.open("rb") as rows:
-                    while chunk := rows.read(1 << 22):
-                        position += whole.write(chunk)
-                part.unlink()
-            whole.flush()
-            os.fsync(whole.fileno())
-        return layout
-
-    def _publish(self, layout: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-        marker = write_marker(self._temporary, **facts, arrays=layout)
-        sync_folder(self._temporary)
-        if self.folder.exists() and not is_whole(self.folder):
-            delete_folder(self.folder)
-        try:
-            self._temporary.rename(
-                self.folder
-            )  # no folder with files in it is ever replaced by this
-        except OSError:
-            if not is_whole(self.folder):
-                raise
-        sync_folder(self.folder.parent)
-        # Our own if another attempt was first, and what killed attempts have left.
-        for leftover in self.folder.parent.glob(f".{self.folder.name}.*.tmp"):
-            with contextlib.suppress(OSError):
-                delete_folder(leftover)
-        return marker
-
-    def abandon(self) -> None:
-        """Remove what was written so far."""
-        for stream in self._streams.values():
-            with contextlib.suppress(OSError):  # a full disk: flushing fails once more
-                stream.close()
-        delete_folder(self._temporary)
-
-    def _add_ragged(self, name: str, values: NDArray[Any]) -> None:
-        self._append(name, values)
-        self._append(f"{name}_offsets", np.array([self._counts[name]]))
-
-    def _append(self, name: str, values: NDArray[Any]) -> None:
-        self._streams[name].write(np.ascontiguousarray(values, dtype=self._dtypes[name]).tobytes())
-        self._counts[name] += len(values)
-
-    def _flush(self) -> None:
-        for name, values in self._pending.items():
-            self._append(name, np.asarray(values))
-            values.clear()
 
 
 class Shard:

@@ -17,7 +17,8 @@ from torch import nn
 
 from qa_dist.checkpoint import load_model_state, reading
 from qa_dist.data.prepared import Prepared, read_prepared
-from qa_dist.data.shards import Shard, ShardWriter, open_split
+from qa_dist.data.shard_writer import ShardWriter
+from qa_dist.data.shards import Shard, open_split
 from qa_dist.evaluation.elements import finished_steps
 from qa_dist.evaluation.predict import load_trained, make_predictor
 from qa_dist.files import BrokenFileError, read_json_if_there

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from qa_dist.data.shards import ShardWriter
+from qa_dist.data.shard_writer import ShardWriter
 from qa_dist.recipe import Recipe, Source, form_of
 from qa_dist.records import Passage
 from qa_dist.text.windows import PairTemplate

@@ -6,7 +6,8 @@ the answer as its first and last token, if all of it is in there.
 
 from __future__ import annotations
 
-from qa_dist.data.shards import KIND_CLASS, KIND_NULL, KIND_SPAN, ShardWriter
+from qa_dist.data.shard_writer import ShardWriter
+from qa_dist.data.shards import KIND_CLASS, KIND_NULL, KIND_SPAN
 from qa_dist.data.tokenizer import LoadedTokenizer, load_tokenizer
 from qa_dist.recipe import Recipe, Source
 from qa_dist.records import Example, Passage

@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qa_dist.data.shards import KIND_SPAN, NO_LABEL, ShardWriter
+from qa_dist.data.shard_writer import ShardWriter
+from qa_dist.data.shards import KIND_SPAN, NO_LABEL
 from qa_dist.data.tokenizer import LoadedTokenizer, load_tokenizer
 from qa_dist.recipe import Recipe
 from qa_dist.records import Example, Passage

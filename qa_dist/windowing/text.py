@@ -10,7 +10,8 @@ from typing import cast
 
 import numpy as np
 
-from qa_dist.data.shards import KIND_SPAN, ShardWriter
+from qa_dist.data.shard_writer import ShardWriter
+from qa_dist.data.shards import KIND_SPAN
 from qa_dist.data.tokenizer import load_chat_tokenizer
 from qa_dist.recipe import Recipe, Source
 from qa_dist.records import Example, InputError, Passage

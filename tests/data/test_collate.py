@@ -14,7 +14,8 @@ from prepared_data import logical_windows, make_recipe, prepare, question, write
 
 from qa_dist.data.collate import Batch, collate
 from qa_dist.data.prepared import Prepared, read_template
-from qa_dist.data.shards import KIND_CLASS, KIND_NULL, KIND_SPAN, ShardWriter, Split, open_split
+from qa_dist.data.shard_writer import ShardWriter
+from qa_dist.data.shards import KIND_CLASS, KIND_NULL, KIND_SPAN, Split, open_split
 from qa_dist.records import PAD_MULTIPLE
 from qa_dist.tasks import TASKS
 from qa_dist.text.windows import PairTemplate

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from qa_dist.data.prepared import Prepared, read_prepared, read_template
-from qa_dist.data.shards import ARRAYS, ShardWriter
+from qa_dist.data.shard_writer import ShardWriter
+from qa_dist.data.shards import ARRAYS
 from qa_dist.files import MARKER, write_json
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
