@@ -25,6 +25,14 @@ ROOT = Path(__file__).resolve().parent.parent
 _OWN_KEYS = ("name", "prepared_dir")
 
 
+def rows_of(run: RunDir, split: str = "dev", step: int = 8) -> list[dict[str, Any]]:
+    """Return the predictions of a split, shard by shard."""
+    from qa_dist.data.prepared import read_prepared
+
+    paths = [run.predictions_file(step, p.name) for p in read_prepared(run).shards(split)]
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+
 def final_state(run: RunDir, step: int = 8) -> dict[str, Any]:
     """Return all that must be the same, to the last bit, however often a run was interrupted."""
     folder = run.checkpoints / step_name(step)

@@ -23,7 +23,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from zygote import Zygote
 
 from qa_dist.checkpoint import list_steps
-from qa_dist.data.prepared import read_prepared
 from qa_dist.evaluation import aggregate as aggregates
 from qa_dist.evaluation.aggregate import aggregate, rebuild_tensorboard
 from qa_dist.evaluation.elements import marker_file
@@ -34,11 +33,6 @@ from qa_dist.run_dir import RunDir, step_name
 ROOT = Path(__file__).resolve().parents[2]
 SHARD = "dev-00001-of-00002"
 NewRun = Callable[..., RunDir]
-
-
-def rows_of(run: RunDir, split: str = "dev") -> list[dict[str, Any]]:
-    paths = [run.predictions_file(8, p.name) for p in read_prepared(run).shards(split)]
-    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
 
 
 def rewrite(run: RunDir, shard: str, rows: list[dict[str, Any]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from runs import (
     add_noisy_checkpoint,
     evaluate_all,
     fired,
+    rows_of,
     temporary_files,
     with_each_checkpoint,
 )
@@ -31,11 +31,6 @@ from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
 
 NewRun = Callable[..., RunDir]
-
-
-def rows_of(run: RunDir, split: str = "dev", step: int = 8) -> list[dict[str, Any]]:
-    paths = [run.predictions_file(step, p.name) for p in read_prepared(run).shards(split)]
-    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
 
 
 def scores_of(run: RunDir) -> dict[str, Any]:

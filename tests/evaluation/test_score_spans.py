@@ -12,40 +12,16 @@ import numpy as np
 import pytest
 from runs import (
     evaluate_all,
+    rows_of,
 )
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from qa_dist.data.prepared import read_prepared
 from qa_dist.evaluation.aggregate import aggregate
-from qa_dist.evaluation.elements import marker_file
-from qa_dist.files import file_sha256, read_json, write_json
+from qa_dist.files import read_json
 from qa_dist.run_dir import RunDir, step_name
 from qa_dist.text.decode import best_threshold
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARD = "dev-00001-of-00002"
 NewRun = Callable[..., RunDir]
-
-
-def rows_of(run: RunDir, split: str = "dev") -> list[dict[str, Any]]:
-    paths = [run.predictions_file(8, p.name) for p in read_prepared(run).shards(split)]
-    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
-
-
-def rewrite(run: RunDir, shard: str, rows: list[dict[str, Any]]) -> None:
-    """Put other predictions there, with a marker that fits them."""
-    path = run.predictions_file(8, shard)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    marker = marker_file(run, 8, shard)
-    facts = {"bytes": path.stat().st_size, "sha256": file_sha256(path), "rows": len(rows)}
-    write_json(marker, {**read_json(marker), **facts})
-
-
-def tensorboard_points(run: RunDir) -> dict[str, list[tuple[int, float]]]:
-    events = EventAccumulator(str(run.tensorboard / "scores"), size_guidance={"scalars": 0})
-    events.Reload()
-    tags = events.Tags()["scalars"]
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
 
 
 # ---- figures and thresholds

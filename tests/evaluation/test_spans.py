@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from runs import (
     evaluate_all,
+    rows_of,
 )
 
 from qa_dist.data.prepared import read_prepared
@@ -18,20 +18,6 @@ from qa_dist.files import read_json
 from qa_dist.run_dir import RunDir
 
 NewRun = Callable[..., RunDir]
-
-
-def rows_of(run: RunDir, split: str = "dev", step: int = 8) -> list[dict[str, Any]]:
-    paths = [run.predictions_file(step, p.name) for p in read_prepared(run).shards(split)]
-    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
-
-
-def scores_of(run: RunDir) -> dict[str, Any]:
-    """Return all figures; the thresholds lie between logits, whose last bits depend on batches."""
-    scores = dict(read_json(run.scores_file(8)))
-    del scores["run"], scores["fingerprint"]
-    for figures in scores["scores"].values():
-        del figures["threshold"]
-    return scores
 
 
 def test_each_question_of_the_shard_has_one_row_in_its_order(evaluated: RunDir) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,44 +14,14 @@ from prepared_data import (
     write_articles,
 )
 
-from qa_dist.data.prepared import Prepared
 from qa_dist.data.shards import KIND_NULL, Shard
-from qa_dist.data.tokenizer import load_tokenizer
 from qa_dist.recipe import Recipe
-from qa_dist.windowing import span
 
 
 @pytest.fixture
-def encoder(words_encoder: Path) -> Path:
-    return words_encoder
-
-
-_load_once = cache(load_tokenizer)
-
-
-@pytest.fixture(autouse=True)
-def load_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Load a tokenizer once in this file, not for each of some hundred shards."""
-    monkeypatch.setattr(span, "load_tokenizer", _load_once)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_articles(tmp_path / "train.json", made_articles(8))
-
-
-@pytest.fixture
-def recipe(encoder: Path, data: Path) -> Recipe:
-    return make_recipe(encoder, data, heldout_fraction=0.25)
-
-
-def all_windows(prepared: Prepared) -> dict[str, list[dict[str, Any]]]:
-    return {split: list(logical_windows(prepared, split)) for split in prepared.num_shards}
-
-
-def ids(prepared: Prepared, split: str) -> list[str]:
-    shards = prepared.open(split).shards
-    return [shard.example(i)["id"] for shard in shards for i in range(shard.num_examples)]
+def recipe(words_encoder: Path, tmp_path: Path) -> Recipe:
+    data = write_articles(tmp_path / "train.json", made_articles(8))
+    return make_recipe(words_encoder, data, heldout_fraction=0.25)
 
 
 def test_windows_cover_each_context_and_say_what_they_hold(recipe: Recipe, tmp_path: Path) -> None:
