@@ -143,8 +143,10 @@ def _spread(figures: Sequence[float]) -> tuple[float | None, float | None]:
 
 
 def _mark(rows: Sequence[_Row]) -> list[_Row]:
-    """Mark the row with the best F1, if there are several to choose from."""
-    scored = [row for row in rows if row.f1 is not None]
+    """Mark the row with the best F1, if there are several to choose from; not among runs on other
+    sources, whose scores don't compare."""
+    is_one_task = all("train.only" not in row.values for row in rows)
+    scored = [row for row in rows if row.f1 is not None and is_one_task]
     best = max(scored, key=lambda row: row.f1 or 0.0) if len(scored) > 1 else None
     return [replace(row, is_best=row is best) for row in rows]
 

@@ -78,6 +78,17 @@ def test_without_seeds_there_is_nothing_to_average(tmp_path: Path) -> None:
     assert make_table(SweepDir(tmp_path / "none.sweep")) is None
 
 
+def test_runs_on_other_sources_have_no_best(tmp_path: Path) -> None:
+    folder = SweepDir(tmp_path / "tiny" / "main.sweep")
+    values = [{"train.only": only} for only in ("all", "ner")]
+    write_sweep(folder, "tiny", [Member(run_name("main", one), one) for one in values])
+    score(folder, "main-only_all", 50.0)
+    score(folder, "main-only_ner", 60.0)
+    table = make_table(folder)
+    assert table and [row.f1 for row in table.runs] == [50.0, 60.0]
+    assert not any(row.is_best for row in table.runs)
+
+
 def test_each_run_that_ends_writes_the_table_anew(folder: SweepDir) -> None:
     names = [f"main-learning_rate_{rate}-seed_{s}" for rate in ("1e-05", "3e-05") for s in (1, 9)]
 
