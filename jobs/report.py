@@ -59,17 +59,22 @@ def compare(words: Sequence[str], runs_dir: Path, as_json: bool, markdown: Path 
     named, is_family, notes = find_sides(words, runs_dir)
     sides = [Side(name, [read_outcome(run, _RECIPES) for run in runs]) for name, runs in named]
     others = [] if is_family else named[1:]
-    pairs = [pair for other in others for pair in compare_runs(named[0], other)]
-    found = tables(sides, pairs)
+    pairs = []
+    for other in others:
+        found = compare_runs(named[0], other)
+        pairs += found
+        if not found:
+            notes.append(f"{named[0][0]} and {other[0]} were trained on nothing in common")
+    rows = tables(sides, pairs)
     if markdown:
-        _write(markdown, to_markdown(found))
+        _write(markdown, to_markdown(rows))
     if as_json:
         facts = {"sides": [asdict(s) for s in sides], "pairs": [asdict(p) for p in pairs]}
         print(json.dumps(facts, indent=2))
         return
     from qa_dist.cluster.show_comparison import show_tables
 
-    show_tables(found, notes)
+    show_tables(rows, notes)
 
 
 def _write(path: Path, text: str) -> None:

@@ -164,7 +164,7 @@ class _Reader:
                 yield Passage(passage.context, examples)
 
     def _is_banned(self, example: Example) -> bool:
-        is_banned = normalize_answer(example.question) in self.banned
+        is_banned = bool(self.banned) and normalize_answer(example.question) in self.banned
         if is_banned:
             self.counts.drop(show_value(example.id), IN_DEV)
         return is_banned

@@ -222,6 +222,14 @@ def _check_head(recipe: Recipe) -> Iterator[str]:
     if model.quantization != "none" and not (is_writer and model.lora_rank):
         given = f"model.quantization={model.quantization}"
         yield f"{given}: expected none without model.head=causal_lm and model.lora_rank > 0"
+    if model.freeze_encoder and is_writer and not model.lora_rank:
+        yield "model.freeze_encoder=true: expected model.lora_rank > 0: else nothing is trained"
+    if is_writer and model.hidden_dropout is not None:
+        given = f"model.hidden_dropout={model.hidden_dropout}"
+        yield f"{given}: expected nothing with model.head=causal_lm; there is model.lora_dropout"
+    if is_writer and model.lower_case is not None:
+        given = f"model.lower_case={model.lower_case}"
+        yield f"{given}: expected nothing with model.head=causal_lm, whose tokenizer keeps case"
     if num > 1 and train.engine.startswith("zero"):
         given = f"train.engine={train.engine}"
         why = "as a head isn't updated in the steps that it sits out"

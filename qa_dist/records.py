@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 SPAN = "span"  # the answer is a piece of the context
 NULL_KIND = "null"  # the context doesn't hold the answer
+ANSWER_NOTHING = -1e30  # a null threshold below all odds; finite, as JSON has no -inf
 PAD_MULTIPLE = 8
 """Rows are padded to multiples of so many tokens on a GPU: what its tensor cores take."""
 
@@ -92,7 +93,7 @@ class Candidate:
 
     text: str
     score: float
-    """Start logit + end logit (for a class: twice its logit)."""
+    """Start logit + end logit (for a class: twice its logit); with a CRF log p of its labels."""
     char_span: tuple[int, int] | None
     """Half-open in the context; None for an answer class."""
 
@@ -116,3 +117,8 @@ class Prediction:
         """Null score minus the best candidate's score: no answer is given where it exceeds the
         threshold."""
         return self.null_score - self.candidates[0].score if self.candidates else float("inf")
+
+
+def show_threshold(threshold: float) -> str:
+    """Return a null threshold for a table."""
+    return "answers nothing" if threshold <= ANSWER_NOTHING else f"{threshold:.2f}"

@@ -127,6 +127,10 @@ class RunDir:
         return self.scores / f"{step_name(step)}.json"
 
     @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    @property
     def tensorboard(self) -> Path:
         return self.root / "tensorboard"
 

@@ -111,6 +111,7 @@ def _clear(run: RunDir) -> None:
         run.checkpoints,
         run.predictions,
         run.scores,
+        run.report,
         run.tensorboard,
         run.logs,
     ):

@@ -242,7 +242,7 @@ def report(run: RunDir, recipe: Recipe, console: Console) -> None:
     folder = os.path.relpath(run.root)
     lines = [
         f"scores:       {folder}/scores/{paths[-1].name}",
-        f"predictions:  {folder}/predictions/{paths[-1].stem}/official.json (the official format)",
+        f"predictions:  {folder}/predictions/{paths[-1].stem}/*official* (the official formats)",
         f"TensorBoard:  {beside('tensorboard')} --logdir {folder}/tensorboard",
         "again:        the same command; it does only what is missing",
         f"next:         {beside('python')} jobs/launch.py 'recipe=?' lists all recipes; add "

@@ -27,6 +27,7 @@ from rich.table import Table
 from qa_dist.cluster.submitted import Submitted
 from qa_dist.evaluation.elements import is_each_checkpoint
 from qa_dist.files import read_json
+from qa_dist.records import show_threshold
 from qa_dist.run_dir import RunDir
 
 _PLAIN_EVERY_S = 10.0
@@ -254,7 +255,7 @@ def _label(name: str, figures: Mapping[str, Any]) -> str:
     if "keyword_overlap" in figures:  # written answers: tuned, base, floor
         return name
     threshold = figures["threshold"]
-    at = "" if threshold is None or name == "at_0" else f" ({threshold:.2f})"
+    at = "" if threshold is None or name == "at_0" else f" ({show_threshold(threshold)})"
     return "all, no-answer threshold 0" if name == "at_0" else f"all, threshold {name}{at}"
 
 

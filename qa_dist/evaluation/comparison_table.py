@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qa_dist.evaluation.compare import Paired, Side
+from qa_dist.records import show_threshold
 from qa_dist.text.bootstrap import Difference
 
 _SURE = 0.05
@@ -71,7 +72,7 @@ def _score_cells(side: Side, source: str) -> list[str]:
         f"{one.num_questions:,}",
         _score(side, source, "em"),
         _score(side, source, "f1"),
-        f"{one.headline}{'' if one.threshold is None else f' {one.threshold:.2f}'}",
+        f"{one.headline}{'' if one.threshold is None else f' {show_threshold(one.threshold)}'}",
         _figure(floor),
         _figure(own),
         _figure(None if own is None or f1 is None else f1 - own),

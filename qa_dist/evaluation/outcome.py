@@ -154,6 +154,10 @@ def _scored_steps(run: RunDir) -> list[int]:
     return sorted(int(path.stem[5:]) for path in run.scores.glob("step-*.json"))
 
 
+_NO_WEIGHTS = ("__metadata__", "base_digest")
+"""What a weights file holds beside its parameters."""
+
+
 def count_parameters(run: RunDir, step: int) -> int | None:
     """Return how many numbers the weights of a checkpoint hold: of this step's, or another's."""
     for there in dict.fromkeys((step, *reversed(finished_steps(run)))):
@@ -162,9 +166,8 @@ def count_parameters(run: RunDir, step: int) -> int | None:
             with path.open("rb") as weights:  # safetensors: a length, then JSON
                 size = int.from_bytes(weights.read(8), "little")
                 header: dict[str, Any] = json.loads(weights.read(size))
-            header.pop("__metadata__", None)
-            shapes: list[list[int]] = [tensor["shape"] for tensor in header.values()]
-            return sum(map(math.prod, shapes))
+            of = [facts["shape"] for name, facts in header.items() if name not in _NO_WEIGHTS]
+            return sum(map(math.prod, of))
     return None
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from qa_dist.evaluation.own_history import OWN
 from qa_dist.files import write_json
 from qa_dist.recipe import Recipe, Source
+from qa_dist.records import ANSWER_NOTHING
 from qa_dist.tasks import TASKS, Task
 from qa_dist.text.bootstrap import bootstrap_interval, paired_difference
 from qa_dist.text.decode import best_threshold
@@ -47,7 +48,7 @@ def score_spans(
     _write_official(folder, prefix, task, questions, thresholds[headline])
     figures = {
         name: {
-            "threshold": threshold if math.isfinite(threshold) else None,
+            "threshold": None if threshold == math.inf else threshold,
             **_figures(questions, threshold, range(len(questions.ids)), num_resamples),
         }
         for name, threshold in thresholds.items()
@@ -109,7 +110,8 @@ class _Questions:
 
 def _tune(questions: _Questions) -> float:
     """Return the threshold with the best F1."""
-    return best_threshold(questions.null_odds, questions.answered["f1"], questions.unanswered["f1"])
+    answered, unanswered = questions.answered["f1"], questions.unanswered["f1"]
+    return max(ANSWER_NOTHING, best_threshold(questions.null_odds, answered, unanswered))
 
 
 def _figures(

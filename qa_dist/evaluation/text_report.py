@@ -50,7 +50,7 @@ def write_report(
     for i in shown:
         overlaps = {name: of["keyword_overlap"][i] for name, of in values.items()}
         lines += _question(dev[i], overlaps, margin)
-    write_text(run.root / "report" / f"{prefix}{folder.name}.md", "\n".join(lines))
+    write_text(run.report / f"{prefix}{folder.name}.md", "\n".join(lines))
 
 
 def _summary(scores: Mapping[str, Any]) -> list[str]:

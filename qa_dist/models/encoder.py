@@ -56,6 +56,9 @@ def load_encoder(model: Model) -> nn.Module:
     _check_complete(model.name, encoder, found["missing_keys"])
     _mend_padding(encoder)
     use_fast_dropout(encoder)
+    if model.gradient_checkpointing and not encoder.supports_gradient_checkpointing:
+        kind = type(encoder).__name__
+        raise InputError(f"model.gradient_checkpointing=true: {kind} can't do that; leave it out")
     if model.gradient_checkpointing:
         encoder.gradient_checkpointing_enable({"use_reentrant": False})
     return encoder  # type: ignore[no-any-return]

@@ -61,10 +61,12 @@ class MultitaskModel(nn.Module):
         return owned
 
     def _idle_parameters(self, source: int) -> Iterator[nn.Parameter]:
-        """Yield the parameters that serve the other sources alone."""
+        """Yield the parameters that serve the other sources alone; not those that FSDP has shared
+        out, which doesn't wait for them."""
         if self._owners:
             for name, parameter in self.named_parameters():
-                if self._owners.get(name, source) != source:
+                is_shard = hasattr(parameter, "full_tensor")
+                if self._owners.get(name, source) != source and not is_shard:
                     yield parameter
 
     def _use_adapter(self, name: str) -> None:

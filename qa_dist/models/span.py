@@ -49,7 +49,7 @@ class SpanHead(nn.Module):
         width, rows = batch.input_ids.shape[1], np.arange(len(starts))
         classes = (starts[:, width:] + ends[:, width:]).astype(float)
         nulls = (starts[rows, batch.nulls_at] + ends[rows, batch.nulls_at]).astype(float)
-        starts[rows, batch.nulls_at] = -np.inf
+        starts[rows, batch.nulls_at] = ends[rows, batch.nulls_at] = -np.inf
         scores, firsts, lasts = best_spans(
             starts[:, :width], ends[:, :width], n_best, max_answer_tokens
         )

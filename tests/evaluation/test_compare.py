@@ -147,5 +147,4 @@ def test_a_joint_training_stands_against_those_on_one_source_alone(tmp_path: Pat
     assert pair.differences["f1"].mean == 0, "neither answers, and rightly"
     both = compare_runs(("a", [joint]), ("b", [joint]))
     assert [pair.source for pair in both] == ["ner", "squad"]
-    with pytest.raises(InputError, match="were scored on ner and squad, which have nothing"):
-        compare_runs(("a", [ner]), ("b", [squad]))
+    assert compare_runs(("a", [ner]), ("b", [squad])) == [], "nothing in common"

@@ -16,7 +16,10 @@ from runs import (
 )
 
 from qa_dist.evaluation.aggregate import aggregate
+from qa_dist.evaluation.score_spans import score_spans
 from qa_dist.files import read_json
+from qa_dist.recipe import Recipe, Source
+from qa_dist.records import ANSWER_NOTHING, show_threshold
 from qa_dist.run_dir import RunDir, step_name
 from qa_dist.text.decode import best_threshold
 
@@ -89,6 +92,23 @@ def test_squad_v1_always_answers(new_run: NewRun) -> None:
     official = read_json(run.predictions / step_name(8) / "official.json")
     assert official == {row["id"]: row["text"] for row in rows}
     assert not (run.predictions / step_name(8) / "null_odds.json").exists()
+
+
+def test_a_threshold_under_which_nothing_is_answered_is_kept_as_such(tmp_path: Path) -> None:
+    """Not as none at all, which means that each question is answered."""
+    rows = [
+        {
+            **{"id": f"q{i}", "group": "a", "rule": "squad_v2", "facets": {}, "text": "x"},
+            **{"null_odds": -5.0 - i, "exact": 0.0, "f1": 0.0, "null_exact": 1.0, "null_f1": 1.0},
+        }
+        for i in range(4)
+    ]
+    recipe = Recipe(sources=[Source(task="squad")])
+    scores = score_spans(recipe, recipe.sources[0], rows, rows, tmp_path, "")
+    tuned = scores["scores"]["tuned"]
+    assert (scores["headline"], tuned["threshold"], tuned["f1"]) == ("tuned", ANSWER_NOTHING, 100.0)
+    assert json.loads((tmp_path / "official.json").read_text()) == {f"q{i}": "" for i in range(4)}
+    assert show_threshold(tuned["threshold"]) == "answers nothing"
 
 
 # ---- official.json, scored by the official rules

@@ -120,11 +120,14 @@ def test_one_rank_walks_the_curve_of_two(
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
 
 
-def test_fsdp_walks_the_curve_of_ddp(zygote: Zygote, words: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", [0, 2])
+def test_fsdp_walks_the_curve_of_ddp(
+    zygote: Zygote, words: list[str], tmp_path: Path, rank: int
+) -> None:
     runs = []
     for engine in ("ddp", "fsdp"):
-        own = f"train.engine={engine}"
-        gang = make_gang(zygote, words, tmp_path / engine, own, "train.max_steps=4")
+        own = (f"train.engine={engine}", "train.max_steps=4", f"model.lora_rank={rank}")
+        gang = make_gang(zygote, words, tmp_path / engine, *own)
         assert gang.train(2) == [0, 0]
         runs.append(curve(gang.case.run))
     for ours, theirs in zip(*runs, strict=True):

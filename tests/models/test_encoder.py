@@ -122,6 +122,13 @@ def test_token_types_are_what_the_config_says(encoders: dict[str, Path]) -> None
     assert set(sizes.values()) == {2}
 
 
+def test_what_an_encoder_cannot_do_is_refused_by_its_key(encoders: dict[str, Path]) -> None:
+    asked = {"gradient_checkpointing": True}
+    with pytest.raises(InputError, match=r"model\.gradient_checkpointing=true: Albert"):
+        load_encoder(Model(name=str(encoders["albert"]), **asked))
+    assert load_encoder(Model(name=str(encoders["bert"]), **asked)).is_gradient_checkpointing
+
+
 # ---- files as they are published
 
 

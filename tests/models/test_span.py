@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -74,3 +76,22 @@ def test_the_loss_of_spans_and_classes_by_hand(monkeypatch: pytest.MonkeyPatch) 
     head = SpanHead(4, 3)
     monkeypatch.setattr(head, "forward", lambda hidden, batch: (start, end))
     assert float(head.loss(torch.zeros(2, 8, 4), batch)) == pytest.approx(expected, rel=1e-6)
+
+
+# ---- the best spans
+
+
+def test_no_span_begins_or_ends_at_the_null_position() -> None:
+    torch.manual_seed(2)
+    batch = make_batch(0)
+    behind = replace(batch, nulls_at=np.array([7, 5]))  # as with XLNet's CLS, at the end
+    behind.candidate_mask[[0, 1], [7, 5]] = True
+    head = SpanHead(4, 0)
+    with torch.no_grad():
+        scores = head.span_scores(torch.randn(2, 8, 4), behind, n_best=20, max_answer_tokens=8)
+    for row in range(2):
+        found = np.isfinite(scores.scores[row])
+        assert found.any()
+        places = {*scores.firsts[row][found].tolist(), *scores.lasts[row][found].tolist()}
+        assert int(behind.nulls_at[row]) not in places
+        assert np.isfinite(scores.nulls[row])
