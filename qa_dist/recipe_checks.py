@@ -234,6 +234,9 @@ def _check_head(recipe: Recipe) -> Iterator[str]:
         given = f"train.engine={train.engine}"
         why = "as a head isn't updated in the steps that it sits out"
         yield f"{given}: expected ddp or fsdp with {num} sources, {why}"
+    if num > 1 and model.freeze_encoder and train.gradient_cosine_every_steps:
+        given = f"train.gradient_cosine_every_steps={train.gradient_cosine_every_steps}"
+        yield f"{given}: expected 0 with model.freeze_encoder=true, as nothing shared is trained"
     if recipe.sources and not trained_sources(recipe):
         names = ", ".join(source_names(recipe))
         yield f"train.only={show_value(train.only)}: expected all, or one of {names}"

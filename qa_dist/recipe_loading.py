@@ -174,6 +174,12 @@ def _find_yaml(path_or_name: str, folder: Path, what: str) -> Path:
     if path_or_name.endswith((".yaml", ".yml")) and not text_fault(path_or_name):
         return Path(path_or_name)
     known = [path.stem for path in sorted(folder.glob("*.yaml"))]
+    if "," in path_or_name and what == "recipe":
+        raise InputError(
+            f"recipe={show_value(path_or_name)}: expected one recipe; a list may be given for a "
+            "setting (model.head=span,span_crf model.name=...,...), or launch each and compare "
+            "them: python jobs/report.py compare RUN RUN"
+        )
     check_name(path_or_name, what)
     if path_or_name not in known:
         close = difflib.get_close_matches(path_or_name, known, n=1)

@@ -132,6 +132,11 @@ def test_sources_relations() -> None:
         (["prompted_qa"], {"head": "causal_lm", "hidden_dropout": 0.1}, "model.hidden_dropout"),
         (["prompted_qa"], {"head": "causal_lm", "lower_case": True}, "model.lower_case=True"),
         (["squad", "ner"], {"engine": "zero2"}, "train.engine=zero2: expected ddp or fsdp"),
+        (
+            ["squad", "ner"],
+            {"freeze_encoder": True, "gradient_cosine_every_steps": 50},
+            "train.gradient_cosine_every_steps=50: expected 0",
+        ),
         (["squad", "ner"], {"only": "coqa"}, "train.only=coqa: expected all, or one of squad, ner"),
         (["squad"], {"document_context": True}, "data.document_context=true: expected false"),
         (["squad", "ner"], {"document_context": True}, ""),

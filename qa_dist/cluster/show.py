@@ -127,11 +127,13 @@ def show_prepared(
             f"{facts['tokens_max']}; {facts['bytes'] / max(1, facts['windows']):,.0f} bytes per "
             "window"
         )
-        say(
-            f"{split}: ceiling (the targets themselves against the references): EM "
-            f"{facts['ceiling_em']:.1f}, F1 {facts['ceiling_f1']:.1f}; {facts['cut_questions']:,} "
-            "questions with history cut short"
-        )
+        if facts["ceiling_f1"]:  # of answers in the context alone
+            say(
+                f"{split}: ceiling (the targets themselves against the references): EM "
+                f"{facts['ceiling_em']:.1f}, F1 {facts['ceiling_f1']:.1f}"
+            )
+        if facts["cut_questions"]:
+            say(f"{split}: {facts['cut_questions']:,} questions with history cut short")
         if facts.get("without_answer"):
             say(
                 f"{split}: {facts['without_answer']:,} questions have no answer in any window "

@@ -7,6 +7,7 @@ B windows, T tokens, H hidden.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -88,7 +89,11 @@ def add_adapters(encoder: nn.Module, model: Model, names: Sequence[str]) -> nn.M
         lora_dropout=model.lora_dropout,
         target_modules="all-linear",
     )
-    adapted: nn.Module = peft.get_peft_model(encoder, config, adapter_name=names[0])
+    with warnings.catch_warnings():  # peft asks by a name that transformers is about to drop
+        warnings.filterwarnings(
+            "ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning
+        )
+        adapted: nn.Module = peft.get_peft_model(encoder, config, adapter_name=names[0])
     for name in names[1:]:
         adapted.add_adapter(name, config)  # type: ignore[operator]
     for name, parameter in adapted.named_parameters():
