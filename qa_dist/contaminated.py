@@ -33,8 +33,8 @@ def dev_questions(recipe: Recipe, number: int, part: str, folder: Path) -> froze
         return frozenset()
     file = file_of("dev", source)
     index = read_index(folder, recipe, number, file)
-    questions = _questions(recipe, source, "dev", {file: index}).values()
-    return frozenset(map(normalize_answer, questions))
+    questions = _questions(recipe, source, "dev", {file: index})
+    return frozenset(normalize_answer(question) for _, question in questions)
 
 
 def describe_contamination(recipe: Recipe, plan: Plan) -> Iterator[str]:
@@ -48,21 +48,23 @@ def describe_contamination(recipe: Recipe, plan: Plan) -> Iterator[str]:
                     f"will be left out (train = dev: {_some(same, ' = ')})"
                 )
             if near := find_near(train, dev):
+                num = len({pair.train_number for pair in near})
                 yield (
-                    f"train: {len(near):,} are nearly dev questions ({NEAR:.0%} of the words or "
+                    f"train: {num:,} are nearly dev questions ({NEAR:.0%} of the words or "
                     f"more) and stay (train ~ dev: {_some(near, ' ~ ')})"
                 )
 
 
 def _questions(
     recipe: Recipe, source: Source, part: str, files: Mapping[str, RecordIndex]
-) -> dict[str, str]:
-    """Return the questions of a part by id; what can't be read is left to prepare to report."""
+) -> list[tuple[str, str]]:
+    """Return (id, question) of each question of a part: ids may occur more than once. What can't be
+    read is left to prepare to report."""
     file = file_of(part, source)
     records, mask = choose(files, part, source)
     opened = open_source(recipe, source, file, files[file])
     first = question_offsets(files[file])
-    found: dict[str, str] = {}
+    found: list[tuple[str, str]] = []
     for record in records.tolist():
         try:
             raw = opened.read(record)
@@ -73,7 +75,7 @@ def _questions(
         )
         for example in passage.examples:
             if mask is None or mask[first[record] + example.ordinal]:
-                found[example.id] = example.question
+                found.append((example.id, example.question))
     return found
 
 

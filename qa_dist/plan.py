@@ -67,6 +67,11 @@ class Plan:
     labels: list[list[str]]
     """For each source, the labels of its words; empty unless its form is "tags"."""
 
+    @property
+    def is_prepared(self) -> bool:
+        """Whether all of it has been made already."""
+        return has_index(self.folder) and all(map(self._complete_counts, self.num_questions))
+
     def prepared(self, num_shards: int, max_parallel: int) -> Prepared:
         """Return the prepared data: as many shards as there are if a split is complete, else
         `num_shards`.
@@ -131,7 +136,7 @@ def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
         counts[split.name] = num
     labels = [read_labels(folder, recipe, i, indexes[i]["train"]) for i in range(len(digests))]
     plan = Plan(folder, fingerprint, facts, indexes, counts, labels)
-    if not has_index(folder) or not all(plan._complete_counts(split) for split in counts):
+    if not plan.is_prepared:
         _check_can_write(prepared_root)
     return plan
 

@@ -37,13 +37,15 @@ MAY_CHANGE = {
     "data.num_shards": "the content of prepared data doesn't depend on it (design 6)",
     "evaluation.*": "evaluation reads checkpoints and never touches training",
 }
-"""What may differ between two attempts of a run, and why.
+"""What may differ between two attempts of a run, and why; _FIXED_BY_HEAD says what may not even so.
 
 The rest would make the course so far another one than the recipe's. That holds for epochs and
 max_steps too, since the learning rate falls to 0 at the last step; for micro_batch_tokens, which
 decides what each dropout mask falls on; and for validation_windows, as losses of unlike sets can't
 be compared and the best checkpoint is chosen by them.
 """
+_FIXED_BY_HEAD = {"causal_lm": {"evaluation.max_new_tokens"}}
+"""What may not change with a head: prepared prompts leave room for an answer of so many tokens."""
 
 _T = TypeVar("_T")
 _SOURCE_NUMBER = re.compile(r"(?<=^sources)\.[0-9]+\.")
@@ -147,10 +149,11 @@ def recipe_difference(
 ) -> list[str]:
     """Return `key: saved -> asked` for each setting that may not change within a run."""
     old, new = _flat(asdict(saved)), _flat(asdict(asked))
+    fixed = _FIXED_BY_HEAD.get(asked.model.head, set())
     lines = []
     for path in dict.fromkeys([*old, *new]):
         patterns = {path, f"{path.partition('.')[0]}.*", _SOURCE_NUMBER.sub(".*.", path)}
-        may_change = not patterns.isdisjoint(changeable)
+        may_change = path not in fixed and not patterns.isdisjoint(changeable)
         before, after = old.get(path, "(none)"), new.get(path, "(none)")
         if before != after and not may_change:
             lines.append(f"{path}: {before} -> {after}")

@@ -75,3 +75,28 @@ def test_other_tasks_are_left_alone(
     plan = make_plan(recipe, tmp_path / "prepared")
     assert list(describe_contamination(recipe, plan)) == []
     assert dev_questions(recipe, 0, "train", plan.folder) == frozenset()
+
+
+def test_each_question_of_a_doubled_id_counts(tiny_chat: Path, tmp_path: Path) -> None:
+    """Two dev lines share an id, and both are scored: neither may be trained on."""
+    recipe, _ = plan_of(tiny_chat, tmp_path, "ab", "cd")
+    for part, ids in (("train", "acd"), ("dev", "cd")):
+        path = tmp_path / f"{part}.jsonl"
+        lines = "".join(
+            json.dumps({"id": "same", "question": q, "answer": "Yes, it is."}) + "\n"
+            for i, q in ROWS
+            if i in ids
+        )
+        path.write_text(lines)
+    plan = make_plan(recipe, tmp_path / "prepared")
+    save_plan(plan)
+    assert len(dev_questions(recipe, 0, "train", plan.folder)) == 2
+    same, near = describe_contamination(recipe, plan)
+    assert same.startswith("train: 2 of 3 questions are in the dev data too")
+    assert near.startswith("train: 1 are nearly dev questions")
+
+
+def test_a_question_near_two_dev_questions_counts_once(tiny_chat: Path, tmp_path: Path) -> None:
+    (near,) = describe_contamination(*plan_of(tiny_chat, tmp_path, "c", "ab"))
+    assert near.startswith("train: 1 are nearly dev questions")
+    assert near.endswith("(train ~ dev: c ~ a, c ~ b)")

@@ -394,6 +394,18 @@ def test_only_what_leaves_training_alone_may_change(folder: Path) -> None:
     assert "sources.1.task: (none) -> 'coqa'" in recipe_difference(saved, two)
 
 
+def test_the_room_for_answers_may_not_change_where_prompts_depend_on_it() -> None:
+    for name, lines in (
+        ("academic_qwen_qlora", ["evaluation.max_new_tokens: 128 -> 64"]),
+        ("tiny_coqa", []),
+    ):
+        saved = load_recipe(name, ["evaluation.max_new_tokens=128"], RECIPES)
+        asked = load_recipe(
+            name, ["evaluation.max_new_tokens=64", "evaluation.tie_margin=0.2"], RECIPES
+        )
+        assert recipe_difference(saved, asked) == lines
+
+
 @pytest.mark.parametrize("path", [p for p in FREE if not p.startswith("evaluation.")])
 def test_every_other_setting_is_compared(path: str) -> None:
     # a new field is compared unless MAY_CHANGE names it, with a reason

@@ -189,7 +189,12 @@ class Look:
         of_model = (model.name, model.lower_case, model.head)
         key = repr((recipe.sources, recipe.data, of_model, room))
         if key not in self._plans:
-            self._plans[key] = make_plan(recipe, self._prepared_dir)
+            plan = make_plan(recipe, self._prepared_dir)
+            if model.head == "causal_lm" and not plan.is_prepared:
+                from qa_dist.windowing.text import check_prompts
+
+                check_prompts(model.name)
+            self._plans[key] = plan
         return self._plans[key]
 
 

@@ -97,15 +97,14 @@ class TextPredictor:
         return text.strip()
 
     def _row(self, example: int, tuned: str, base: str | None) -> dict[str, Any]:
-        """Return a question's answers with their scores by the official rule."""
+        """Return a question's answers as they were written, with their scores by the official
+        rule."""
         facts = self.shard.example(example)
         rule, answers = facts["rule"], facts["answers"]
-        tuned = scored_answer(rule, tuned)
-        exact, f1 = question_scores(rule, tuned, answers)
+        exact, f1 = question_scores(rule, scored_answer(rule, tuned), answers)
         row = {**facts, "text": tuned, "null_odds": None, "exact": exact, "f1": f1}
         row["base_text"] = base
         if base is not None:
-            row["base_text"] = base = scored_answer(rule, base)
-            exact, f1 = question_scores(rule, base, answers)
+            exact, f1 = question_scores(rule, scored_answer(rule, base), answers)
             row |= {"base_exact": exact, "base_f1": f1}
         return row

@@ -8,7 +8,7 @@ last digit.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qa_dist.evaluation.breakdown import break_down, coqa_answers
 from qa_dist.evaluation.own_history import OWN
 from qa_dist.files import write_json
 from qa_dist.recipe import Recipe, Source
@@ -25,8 +26,6 @@ from qa_dist.text.bootstrap import bootstrap_interval, paired_difference
 from qa_dist.text.decode import best_threshold
 
 ALWAYS = "always_answer"  # SQuAD 1.1: every question is answered
-_BREAKDOWNS = ("answer_type", "turn", "domain")
-_LAST_TURN = 10
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -134,27 +133,9 @@ def _break_down(
     questions: _Questions, threshold: float, num_resamples: int
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Return the figures by answer type, turn and domain, where questions have these facets."""
-    tables: dict[str, dict[str, dict[str, float]]] = {}
-    for kind in _BREAKDOWNS:
-        rows: dict[str, list[int]] = {}
-        for i, facets in enumerate(questions.facets):
-            if kind in facets:
-                rows.setdefault(_facet_row(kind, facets[kind]), []).append(i)
-        if len(rows) > 1:
-            tables[kind] = {
-                name: {
-                    "num_questions": len(rows[name]),
-                    **_figures(questions, threshold, rows[name], num_resamples),
-                }
-                for name in sorted(
-                    rows, key=lambda n: (n.isdigit() or n.startswith(">"), len(n), n)
-                )
-            }
-    return tables
-
-
-def _facet_row(kind: str, value: str) -> str:
-    return f">={_LAST_TURN}" if kind == "turn" and int(value) >= _LAST_TURN else value
+    return break_down(
+        questions.facets, lambda rows: _figures(questions, threshold, rows, num_resamples)
+    )
 
 
 def _to_arrays(rows: Sequence[Mapping[str, Any]]) -> _Questions:
@@ -188,7 +169,6 @@ def _write_official(
         task.NULL_TEXT if odds > threshold else text
         for odds, text in zip(questions.null_odds.tolist(), questions.texts, strict=True)
     ]
-    answers: Iterable[Any]
     if task.NULL_CLASS is None:
         write_json(folder / f"{prefix}official.json", dict(zip(questions.ids, texts, strict=True)))
         if questions.can_abstain:
@@ -199,9 +179,5 @@ def _write_official(
                 folder / f"{prefix}null_odds.json", dict(zip(questions.ids, odds, strict=True))
             )
     else:
-        pairs = [example_id.rsplit("#", 1) for example_id in questions.ids]
-        answers = [
-            {"id": story, "turn_id": int(turn), "answer": text}
-            for (story, turn), text in zip(pairs, texts, strict=True)
-        ]
-        write_json(folder / f"{prefix}official.json", list(answers))
+        answers = coqa_answers(zip(questions.ids, texts, strict=True))
+        write_json(folder / f"{prefix}official.json", answers)

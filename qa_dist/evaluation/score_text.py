@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qa_dist.evaluation.breakdown import break_down, coqa_answers
 from qa_dist.evaluation.text_report import write_report
 from qa_dist.files import write_json
 from qa_dist.recipe import Recipe, Source
@@ -29,8 +30,6 @@ from qa_dist.text.prompted_metrics import (
 )
 from qa_dist.text.prompts import expected_answer, scored_answer
 
-_BREAKDOWNS = ("answer_type", "decision", "turn", "domain")
-_LAST_TURN = 10
 _INTERVALS = ("em", "f1", "keyword_overlap")
 
 Row = Mapping[str, Any]
@@ -150,33 +149,16 @@ def _break_down(
     dev: Sequence[Row], values: Values, groups: Sequence[str], num_resamples: int
 ) -> dict[str, Any]:
     """Return the figures by what questions have as facets, where they differ in it."""
-    tables: dict[str, Any] = {}
-    for kind in _BREAKDOWNS:
-        rows: dict[str, list[int]] = {}
-        for i, row in enumerate(dev):
-            if kind in row["facets"]:
-                rows.setdefault(_facet_row(kind, row["facets"][kind]), []).append(i)
-        if len(rows) > 1:
-            names = sorted(rows, key=lambda n: (n.isdigit() or n.startswith(">"), len(n), n))
-            tables[kind] = {
-                name: {
-                    "num_questions": len(rows[name]),
-                    **_figures(dev, values, groups, rows[name], num_resamples),
-                }
-                for name in names
-            }
-    return tables
-
-
-def _facet_row(kind: str, value: str) -> str:
-    return f">={_LAST_TURN}" if kind == "turn" and int(value) >= _LAST_TURN else value
+    return break_down(
+        [row["facets"] for row in dev],
+        lambda rows: _figures(dev, values, groups, rows, num_resamples),
+    )
 
 
 def _write_official(folder: Path, prefix: str, dev: Sequence[Row]) -> None:
     """Write the tuned model's answers as official scripts take them: CoQA's as a list of turns,
     others as an object by id."""
-    content: Any = {row["id"]: row["text"] for row in dev}
-    if all(row["rule"] == "coqa" for row in dev):
-        pairs = [(*row["id"].rsplit("#", 1), row["text"]) for row in dev]
-        content = [{"id": s, "turn_id": int(turn), "answer": text} for s, turn, text in pairs]
+    answers = [(str(row["id"]), scored_answer(row["rule"], row["text"])) for row in dev]
+    is_coqa = all(row["rule"] == "coqa" for row in dev)
+    content = coqa_answers(answers) if is_coqa else dict(answers)
     write_json(folder / f"{prefix}official.json", content)

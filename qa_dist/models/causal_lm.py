@@ -3,7 +3,8 @@
 The base is a value: any causal model of transformers'. With model.quantization=nf4 its linear
 layers are held in 4 bits, double quantised, and are frozen; with model.lora_rank adapters are put
 beside all of its linear layers (not the output layer), and they alone are trained and saved. In: a
-Batch whose `candidate_mask` marks the answer's tokens. B windows, T tokens, N answer tokens.
+Batch whose windows end in the answer's tokens, which are the context's. B windows, T tokens, N
+answer tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -49,9 +51,10 @@ class CausalLmModel(nn.Module):
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
         ).last_hidden_state  # (B, T, H)
         # A token is foretold at the one before it. Logits of prompts would be most of the memory.
-        is_answer = batch.candidate_mask[:, 1:]
-        logits = causal.get_output_embeddings()(hidden[:, :-1][is_answer])  # (N, V)
-        targets = batch.input_ids[:, 1:][is_answer]  # (N,)
+        places = _answer_places(batch).to(hidden.device, non_blocking=True)  # (N,)
+        before = hidden.flatten(0, 1).index_select(0, places - 1)  # (N, H)
+        logits = causal.get_output_embeddings()(before)  # (N, V)
+        targets = batch.input_ids.flatten().index_select(0, places)  # (N,)
         return nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
 
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
@@ -92,6 +95,17 @@ class CausalLmModel(nn.Module):
             yield
 
 
+def _answer_places(batch: Batch) -> torch.Tensor:
+    """Return where the answers' tokens are in the flattened batch: (N,), on the CPU, row by row.
+
+    From what the host knows of a batch: `candidate_mask` on a GPU would make it wait for the GPU.
+    """
+    starts = np.arange(len(batch.lengths)) * batch.input_ids.shape[1]
+    # An answer ends its window.
+    bounds = zip(starts + batch.context_at, starts + batch.lengths, strict=True)
+    return torch.from_numpy(np.concatenate([np.arange(first, end) for first, end in bounds]))
+
+
 def build_causal_lm(model: Model, seed: int) -> CausalLmModel:
     """Load the base model and put new adapters on it, whose weights depend on `seed` only.
 
@@ -118,6 +132,7 @@ def build_causal_lm(model: Model, seed: int) -> CausalLmModel:
             config=config,
             dtype=dtype,
             trust_remote_code=False,
+            use_safetensors=True,  # base_digest knows these weights only
             device_map={"": device},
             **options,
         )

@@ -22,12 +22,13 @@ EMPTY_TEXT = "empty context, question or answer, scored all the same"
 REFERENCES_MISSING = "lacks some of the additional answers"
 NO_SUCH_TYPE = "has entities of a type that the training data lacks, scored all the same"
 NO_TOKENS = "has words of which the tokenizer leaves nothing, tagged O"
+CONTEXT_LEFT_OUT = "no room for its context in data.max_length_tokens, asked without it"
 CONTEXT_CUT = "end of the context left out to fit data.max_length_tokens, used all the same"
 
 KEPT_REASONS = frozenset(
     {
         *(ID_IS_NUMBER, START_REPAIRED, NO_TARGET, EMPTY_TEXT, REFERENCES_MISSING),
-        *(NO_SUCH_TYPE, NO_TOKENS, CONTEXT_CUT),
+        *(NO_SUCH_TYPE, NO_TOKENS, CONTEXT_CUT, CONTEXT_LEFT_OUT),
     }
 )
 """Questions reported with these are used; with any other reason they were dropped."""

@@ -40,22 +40,41 @@ STOP_WORDS = frozenset(_STOP_LINES.split())
 _WORD = re.compile(r"[^\W_]+")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 _TEXT = r"(?:text|passage|context|abstract|article|paper|document|paragraph|excerpt|story)"
-_SAID = (
-    r"(?:mention|includ|contain|say|stat|specif|provid|giv|report|describ|answer|discuss|address"
-    r"|indicat|disclos|detail|reveal)\w*"
+_OF_TEXT = rf"\b(?:in|by|from|on|to) (?:the|this) (?:\w+ )?{_TEXT}\b"
+_FACT = r"(?:information|info|details?|answers?|question|mention)"
+_TELLS = r"(?:mention|say|specify|state|indicate|disclose|reveal|detail)s?"
+_HOLDS = r"(?:include|contain|provide|give|report|describe|answer|discuss|address|offer|have)s?"
+_WHICH = r"(?:whether|if|how|what|why|who|whom|whose|when|where|which)"
+_TOLD = (
+    r"(?:mention|specifi|stat|indicat|disclos|reveal|detail|discuss|address|describ|report|answer)"
+    r"ed"
 )
-_NOT = r"(?:do|does|did|is|are|was|were|has|have|had|can|could)(?:n['’]t|not| not)"
+_NOT = (
+    r"(?:(?:do|does|did|has|have|had|ca|could)n['’]t"
+    r"|(?:do|does|did|has|have|had|can|could) not|cannot)"
+)
+_IS_NOT = r"(?:(?:is|are|was|were)(?:n['’]t| not)|['’]s not|(?:has|have)(?:n['’]t| not) been)"
+_CANT_BE = r"(?:can ?not|can['’]t) be (?:determined|answered|inferred|found|known)"
 _REFUSALS = tuple(
     re.compile(pattern)
     for pattern in (
-        rf"\b{_TEXT}\b[^,;]{{0,30}}\b{_NOT} (?:\w+ ){{0,2}}{_SAID}",
-        rf"\b{_NOT} (?:\w+ )?{_SAID}[^,;]{{0,30}}\b(?:in|by|from) (?:the|this) (?:\w+ )?{_TEXT}",
-        rf"\b(?:in|from|on|to) (?:the|this) (?:\w+ )?{_TEXT}\b.{{0,80}}\b{_NOT} (?:\w+ )?{_SAID}",
-        rf"\b(?:can ?not|can['’]t) be (?:determined|answered|inferred|found)\b.{{0,40}}\b{_TEXT}\b",
-        rf"\bno (?:information|mention|detail)s?\b.{{0,60}}\b(?:in|by) (?:the|this) "
-        rf"(?:\w+ )?{_TEXT}",
-        r"^(?:unknown|unanswerable|no answer|not (?:mentioned|stated|specified|given|provided)"
-        r"|i (?:don['’]t|do not) know)\W*$",
+        # The text does not mention the ratio.
+        rf"\b{_TEXT}\b[^,;]{{0,30}}\b{_NOT} (?:\w+ ){{0,2}}{_TELLS}\b",
+        # The text does not include that detail, report how many, give any.
+        rf"\b{_TEXT}\b[^,;]{{0,30}}\b{_NOT} (?:\w+ )?{_HOLDS}"
+        rf"(?: (?:\w+ ){{0,3}}{_FACT}\b| {_WHICH}\b|(?: (?:any|it|this|that))?\W*$)",
+        # The split is not mentioned in the text.
+        rf"{_IS_NOT} (?:\w+ )?(?:{_TOLD}|given|provided)\b[^,;]{{0,30}}{_OF_TEXT}",
+        rf"\b{_FACT}\b[^,;]{{0,30}}{_IS_NOT} (?:\w+ )?(?:included|contained|available|found)\b"
+        rf"[^,;]{{0,30}}{_OF_TEXT}",
+        # Based on the passage, the split is not mentioned.
+        rf"{_OF_TEXT}.{{0,80}}(?:{_IS_NOT} (?:\w+ )?(?:{_TOLD}\b|(?:given|provided|included)\W*$)"
+        rf"|\b{_CANT_BE}\b)",
+        rf"\b{_CANT_BE}\b.{{0,40}}\b{_TEXT}\b",
+        rf"\bno {_FACT}\b.{{0,60}}{_OF_TEXT}",
+        rf"^(?:(?:this|the) question |it )?(?:is )?(?:unanswerable|{_CANT_BE})\W*$",
+        rf"^not (?:\w+ )?(?:{_TOLD}|given|provided)(?: {_OF_TEXT})?\W*$",
+        r"^(?:unknown|no answer|i (?:don['’]t|do not) know)\W*$",
     )
 )
 
@@ -87,7 +106,14 @@ def outcome(base: float, tuned: float, margin: float) -> Outcome:
 
 
 def is_refusal(text: str) -> bool:
-    """Tell whether a text's first sentence says that the context doesn't hold the answer."""
+    """Tell whether a text's first sentence says that the context doesn't hold the answer.
+
+    It must speak of the text (passage, article, ...) and say that an answer, a detail, a mention
+    lacks in it: "The article does not include women" is a finding. Patterns of English, no more:
+    what is put in other words ("The authors leave that open.", "The text gives no ratio.", "The
+    article does not report the ratio.") is missed, as is what comes after the first sentence; and a
+    finding in a refusal's words ("Deaths were not reported in this article.") is taken for one.
+    """
     sentence = _SENTENCE_END.split(text.strip().lower(), maxsplit=1)[0]
     return any(pattern.search(sentence) for pattern in _REFUSALS)
 

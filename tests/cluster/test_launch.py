@@ -4,9 +4,11 @@ the command from the outside."""
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from chat_runs import chat_words
 
 from qa_dist.cluster import launch as launching
 from qa_dist.cluster.launch import launch, read_flag, read_profile, read_stages
@@ -111,3 +113,21 @@ def test_a_flag_is_true_or_false() -> None:
     ]
     with pytest.raises(InputError, match="wait=yes: expected true or false"):
         read_flag({"wait": "yes"}, "wait")
+
+
+def test_prompts_that_cant_be_made_are_said_before_anything_is_written(
+    tiny_chat: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_chat, tmp_path / "model")
+    template = model / "chat_template.jinja"
+    works = template.read_text()
+    runs = tmp_path / "runs"
+    words = [*chat_words(model, tmp_path), f"runs_dir={runs}", "dry_run=true"]
+    keys, overrides = split_arguments(words, [*launching.LAUNCH_KEYS, *launching.PROFILE_KEYS])
+    template.write_text("{{ raise_exception('No system role') }}")
+    for is_dry in ("true", "false"):
+        with pytest.raises(InputError, match=r"model\.name=.*No system role"):
+            launch({**keys, "dry_run": is_dry}, overrides)
+    assert not runs.exists() and not (tmp_path / "prepared").exists()
+    template.write_text(works)
+    assert launch(keys, overrides) == 0

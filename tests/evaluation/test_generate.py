@@ -133,3 +133,23 @@ def test_without_an_adapter_there_is_no_base(run: RunDir, recipe: Recipe) -> Non
     model: Any = build_model(plain, [[]])
     rows = rows_of(run, plain, model.eval())
     assert all(row["base_text"] is None and "base_f1" not in row for row in rows)
+
+
+def test_what_was_written_is_kept_of_unanswerable_questions(
+    tiny_chat: Path, recipe: Recipe, model: CausalLmModel, tmp_path: Path
+) -> None:
+    sample = Path(__file__).resolve().parents[2] / "qa_dist" / "sample" / "squad2-dev.json"
+    more = (
+        "sources.0.task=squad",
+        *(f"sources.0.{part}={sample}" for part in ("train", "dev")),
+        *("sources.0.max_train_examples=8", "sources.0.max_dev_examples=20"),
+    )
+    run = make_run(chat_words(tiny_chat, tmp_path, *more), tmp_path)
+    data = read_prepared(run).open("dev")
+    predictor = TextPredictor(recipe, recipe.sources[0], Forward(model, 0, CPU, "fp32"), data)
+    facts = [data.shards[0].example(i) for i in range(20)]
+    example = next(i for i in range(20) if not facts[i]["answers"])
+    assert facts[example]["rule"] == "squad_v2"
+    row = predictor._row(example, "Unknown.", "unknown to us")
+    assert (row["text"], row["base_text"]) == ("Unknown.", "unknown to us")
+    assert (row["exact"], row["f1"], row["base_exact"], row["base_f1"]) == (1, 1, 0, 0)

@@ -99,6 +99,20 @@ def test_prompted_answers_are_kept_by_id(tmp_path: Path) -> None:
 
 
 def test_unanswerable_questions_of_squad(tmp_path: Path) -> None:
-    row = make_row("q1", "", "unknown", "", rule="squad_v2")
-    scores = score(tmp_path, [{**row, "answers": []}, make_row("q2", "A cat.", "a", "cat")])
-    assert scores["scores"]["tuned"]["em"] == 100.0
+    """What was written is read for refusals, overlap and length; "" is for the official rule."""
+    none = {"rule": "squad_v2", "answers": []}
+    rows = [
+        make_row("q1", "", "in 1990", "Unknown.", **none, exact=1.0, f1=1.0),
+        make_row("q2", "A cat.", "a", "cat", rule="squad_v2"),
+    ]
+    scores = score(tmp_path, rows)
+    tuned = scores["scores"]["tuned"]
+    assert (tuned["em"], tuned["keyword_overlap"]) == (100.0, 100.0)
+    assert (tuned["refusals_expected"], tuned["refusals_found"]) == (1, 1)
+    assert tuned["refusal_accuracy"] == 100.0
+    assert scores["scores"]["base"]["refusal_accuracy"] == 50.0
+    assert tuned["length_words"] == 1.0
+    run = tmp_path / "academic/main"
+    assert "): Unknown.\n" in (run / "report/step-00000004.md").read_text()
+    official = json.loads((run / "predictions/step-00000004/official.json").read_text())
+    assert official == {"q1": "", "q2": "cat"}

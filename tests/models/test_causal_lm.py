@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def make_batch(lengths: list[tuple[int, int]], width: int = 0) -> Batch:
         "ends": torch.zeros(len(lengths), dtype=torch.int64),
         "labels": None,
         "nulls_at": none,
-        "context_at": none,
+        "context_at": np.array([prompt for prompt, _ in lengths]),
         "context_from": none,
         "lengths": real.sum(1).numpy(),
     }
@@ -92,6 +93,28 @@ def test_the_loss_is_that_of_the_answers_tokens(base: Path):
     assert loss.item() == pytest.approx(mean.item() * 13, rel=1e-5)
     everything = plain(input_ids=BATCH.input_ids, labels=BATCH.input_ids).loss
     assert loss.item() != pytest.approx(everything.item() * 13, rel=1e-4)
+
+
+def test_where_answers_are_is_known_without_looking_at_a_tensor(base: Path):
+    """What reads a mask on a GPU waits for it; the loss is that of the mask, to the last bit."""
+    model = build_causal_lm(Model(name=str(base), head="causal_lm"), seed=0).eval()
+    batch = make_batch([(20, 5), (9, 8), (3, 1)], width=40)
+    answers = batch.candidate_mask[:, 1:]
+    inner = model.language_model
+    hidden = inner.get_decoder()(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+    ).last_hidden_state
+    logits = inner.get_output_embeddings()(hidden[:, :-1][answers]).float()
+    targets = batch.input_ids[:, 1:][answers]
+    masked = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    (expected,) = torch.autograd.grad(masked, [inner.get_input_embeddings().weight])
+    blind = replace(batch, candidate_mask=torch.zeros((), dtype=torch.bool))
+    loss = model(blind)
+    (found,) = torch.autograd.grad(loss, [inner.get_input_embeddings().weight])
+    assert loss.item() == masked.item()
+    assert torch.equal(found, expected)
+    fewer = replace(blind, context_at=batch.context_at + np.array([1, 0, 0]))
+    assert model(fewer).item() != loss.item()
 
 
 def test_padding_and_neighbours_change_nothing(qlora: Model):
@@ -209,3 +232,16 @@ def test_without_adapters_all_is_trained_and_there_is_no_base(base: Path):
 def test_what_isnt_a_language_model_is_named(tmp_path: Path):
     with pytest.raises(InputError, match=r"model\.name=.*can't load this language model"):
         build_causal_lm(Model(name=str(tmp_path), head="causal_lm"), seed=0)
+
+
+def test_weights_that_the_digest_doesnt_cover_are_refused(base: Path, tmp_path: Path):
+    """pytorch_model.bin may be changed under an adapter without a word, and may hold code."""
+    import transformers
+
+    plain = transformers.AutoModelForCausalLM.from_pretrained(base)
+    shutil.copy(base / "config.json", tmp_path)
+    torch.save(plain.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"model\.name=.*Expected .* safetensors"):
+        build_causal_lm(Model(name=str(tmp_path), head="causal_lm"), seed=0)
+    shutil.copy(base / "model.safetensors", tmp_path)
+    build_causal_lm(Model(name=str(tmp_path), head="causal_lm"), seed=0)

@@ -5,8 +5,18 @@ from __future__ import annotations
 import random
 import time
 
-from qa_dist.text.contamination import NEAR, find_near, find_same
+from qa_dist.text.contamination import NEAR, Pair
+from qa_dist.text.contamination import find_near as find_near_pairs
+from qa_dist.text.contamination import find_same as find_same_pairs
 from qa_dist.text.metrics import answer_tokens, normalize_answer
+
+
+def find_same(train: dict[str, str], dev: dict[str, str]) -> list[Pair]:
+    return find_same_pairs(list(train.items()), list(dev.items()))
+
+
+def find_near(train: dict[str, str], dev: dict[str, str], least: float = NEAR) -> list[Pair]:
+    return find_near_pairs(list(train.items()), list(dev.items()), least)
 
 
 def test_same_questions_whatever_case_punctuation_and_articles():
@@ -60,3 +70,11 @@ def test_near_is_fast_where_all_questions_begin_alike():
     started = time.process_time()
     find_near(texts, dict(list(texts.items())[:2000]))
     assert time.process_time() - started < 10  # all with all would take minutes
+
+
+def test_questions_of_one_id_are_each_compared():
+    dev = [("d", "Why is the sky so very blue?"), ("d", "Who sat?")]
+    train = [("t", "who sat"), ("t", "Why is a sky blue, so very?"), ("t", "who sat?")]
+    assert [pair.train_number for pair in find_same_pairs(train, dev)] == [0, 2]
+    near = find_near_pairs(train, dev)
+    assert [(pair.dev_id, pair.train_id, pair.train_number) for pair in near] == [("d", "t", 1)]

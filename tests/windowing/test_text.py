@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,9 @@ from qa_dist.data.shards import Shard
 from qa_dist.data.tokenizer import load_chat_tokenizer
 from qa_dist.prepare import summarize
 from qa_dist.records import InputError
-from qa_dist.tasks.fields import CONTEXT_CUT
+from qa_dist.tasks.fields import CONTEXT_CUT, CONTEXT_LEFT_OUT
 from qa_dist.text.prompts import Ask, Prompter, messages_of
-from qa_dist.windowing.text import TOO_LONG
+from qa_dist.windowing.text import TOO_LONG, check_prompts
 
 
 def prepared(model: Path, folder: Path, *more: str) -> Prepared:
@@ -72,8 +73,31 @@ def test_a_dev_question_that_never_fits_stops_it(tiny_chat: Path, tmp_path: Path
     words = chat_words(tiny_chat, tmp_path)
     row = {"id": "never", "question": "Who? " * 200, "answer": "Bob.", "context": "Bob."}
     (tmp_path / "dev.jsonl").write_text(json.dumps(row))
-    with pytest.raises(InputError, match=r"never: .*raise the length"):
+    with pytest.raises(InputError, match=r"never: .*don't fit into .*raise the length"):
         make_run(words, tmp_path)
+
+
+def test_a_dev_question_without_room_for_its_context_is_asked_alone(
+    tiny_chat: Path, tmp_path: Path
+) -> None:
+    prompter = Prompter(load_chat_tokenizer(str(tiny_chat)), "tiny")
+    question = "Who?"
+    while len(prompter.prompt_tokens(Ask("prompted", "", (), question))) < 175:
+        question += " Who?"
+    row = {"id": "long", "question": question, "answer": "Bob.", "context": "Bob sat here."}
+    short = {"id": "short", "question": "Who?", "answer": "Bob.", "context": "Bob sat here."}
+    words = chat_words(tiny_chat, tmp_path)
+    (tmp_path / "dev.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(short)}\n")
+    of_run = read_prepared(make_run(words, tmp_path))
+    facts = summarize(of_run, "dev")
+    assert facts["dropped"] == {CONTEXT_LEFT_OUT: [1, ["long"]]}
+    assert facts["kept_reasons"] == [CONTEXT_LEFT_OUT]
+    assert facts["examples"] == 2
+    prompt = of_run.open("dev").shards[0].ragged("question_tokens", 0).tolist()
+    assert prompt == prompter.prompt_tokens(Ask("prompted", "", (), question))
+    (tmp_path / "stop").mkdir()
+    with pytest.raises(InputError, match=r"long: .*any of its context.*on_bad_record=skip"):
+        make_run([*words, "data.on_bad_record=stop"], tmp_path / "stop")
 
 
 def test_prompts_of_dev_dont_depend_on_the_answer(tiny_chat: Path, tmp_path: Path) -> None:
@@ -127,3 +151,11 @@ def test_coqa_turns_are_turns_of_the_chat(tiny_chat: Path, tmp_path: Path) -> No
         assert shard.ragged("question_tokens", i).tolist() == encoded.prompt
         num_with_history += bool(history)
     assert num_with_history > 10
+
+
+def test_a_tokenizer_whose_prompts_would_fail_is_named(tiny_chat: Path, tmp_path: Path) -> None:
+    check_prompts(str(tiny_chat))
+    model = shutil.copytree(tiny_chat, tmp_path / "model")
+    (model / "chat_template.jinja").write_text("{{ raise_exception('No system role') }}")
+    with pytest.raises(InputError, match=r"model\.name=.*refuses a system message.*No system role"):
+        check_prompts(str(model))
