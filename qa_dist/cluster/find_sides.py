@@ -60,7 +60,7 @@ def _find_family(word: str, runs_dir: Path, notes: list[str]) -> list[NamedRuns]
         name, taken = run_label(scored[0]), scored[:1]
         if scored[0].root.name != _MAIN:
             for sweep in _sweeps_over_seeds(scored[0]):
-                ((name, taken),) = _sides_of_sweep(sweep, notes)
+                name, taken = _sides_of_sweep(sweep, notes)[0]  # one setting
             others = len(scored) - len(taken)
             if others:
                 runs = f"{others} other run{(others > 1) * 's'} with scores"

@@ -205,7 +205,7 @@ def to_markdown(found: Sequence[TextTable]) -> str:
     """Return the tables as a Markdown file."""
     lines: list[str] = []
     for table in found:
-        title = table.title if "/" in table.title else table.title.capitalize()
+        title = table.title if ":" in table.title else table.title.capitalize()
         lines += [f"## {title}", ""]
         marks = ["---", *["---:"] * (len(table.head) - 1)]
         for row in (table.head, marks, *table.rows):

@@ -150,6 +150,8 @@ def test_what_all_names_begin_with_is_said_once() -> None:
     text = to_markdown(tables(sides, [pair]))
     assert text.count("r/s") == 1 and "## r/s: scores" in text
     assert "| only=all - only=ner |" in text
+    text = to_markdown(tables([Side("r/a", [ONE]), Side("r/b", [ONE])], []))
+    assert "## r: scores" in text and "## Cost" in text, "a recipe's name stays as it is"
 
 
 def test_seeds_show_their_mean_and_spread() -> None:
