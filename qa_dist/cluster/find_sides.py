@@ -63,8 +63,8 @@ def _find_family(word: str, runs_dir: Path, notes: list[str]) -> list[NamedRuns]
                 name, taken = _sides_of_sweep(sweep, notes)[0]  # one setting
             others = len(scored) - len(taken)
             if others:
-                runs = f"{others} other run{(others > 1) * 's'} with scores"
-                notes.append(f"{recipe}: {runs}; {name} is taken, the newest")
+                rest = f"{others} other run{(others > 1) * 's'} with scores"
+                notes.append(f"{recipe}: {rest}; {name} is taken, the newest")
         found.append((name, taken))
     if by_recipe and not found:
         raise InputError(
