@@ -6,9 +6,11 @@
     python jobs/report.py compare ... --json                for programs
     python jobs/report.py compare ... markdown=FILE         also as a Markdown file
 
-Of a family the run "main" of each recipe is taken, else the newest with scores. Otherwise the first
-run or sweep is what the others are tested against, on the questions that both answered; a sweep
-stands for all seeds of each of its settings. runs_dir=FOLDER says where runs are (default runs).
+Of a family the run "main" of each recipe is taken, else the newest with scores (with the others of
+its sweep, if that is over seeds alone). Otherwise the first run or sweep is what the others are
+tested against, on the questions that both answered; a sweep stands for all seeds of each of its
+settings. A training on several sources is tested against those on one alone, wherever it stands.
+runs_dir=FOLDER says where runs are (default runs).
 """
 
 from __future__ import annotations
@@ -52,19 +54,14 @@ def main(argv: Sequence[str]) -> int:
 def compare(words: Sequence[str], runs_dir: Path, as_json: bool, markdown: Path | None) -> None:
     """Print the comparison of what is named."""
     from qa_dist.cluster.find_sides import find_sides
-    from qa_dist.evaluation.compare import Side, compare_runs
+    from qa_dist.evaluation.compare import Side, compare_sides
     from qa_dist.evaluation.comparison_table import tables, to_markdown
     from qa_dist.evaluation.outcome import read_outcome
 
     named, is_family, notes = find_sides(words, runs_dir)
     sides = [Side(name, [read_outcome(run, _RECIPES) for run in runs]) for name, runs in named]
-    others = [] if is_family else named[1:]
-    pairs = []
-    for other in others:
-        found = compare_runs(named[0], other)
-        pairs += found
-        if not found:
-            notes.append(f"{named[0][0]} and {other[0]} were trained on nothing in common")
+    pairs, without = ([], []) if is_family else compare_sides(named)
+    notes += without
     rows = tables(sides, pairs)
     if markdown:
         _write(markdown, to_markdown(rows))

@@ -13,7 +13,7 @@ from qa_dist.cluster.find_runs import all_runs, find_run, find_sweep
 from qa_dist.evaluation.outcome import run_label
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, SweepDir
-from qa_dist.sweep import SEED, label, read_sweep, show
+from qa_dist.sweep import SEED, label, read_sweep, show, sweeps_of
 
 _MAIN = "main"
 
@@ -43,7 +43,8 @@ def find_sides(words: Sequence[str], runs_dir: Path) -> tuple[list[NamedRuns], b
 
 
 def _find_family(word: str, runs_dir: Path, notes: list[str]) -> list[NamedRuns]:
-    """Return a run of each recipe of a family: "main", else the newest that has scores."""
+    """Return a side for each recipe of a family: its run "main", else the newest that has scores,
+    with the other seeds if it is of a sweep over these alone."""
     by_recipe: dict[str, list[RunDir]] = {}
     for run in all_runs(runs_dir):  # newest first
         recipe = run.root.parent.name
@@ -53,15 +54,29 @@ def _find_family(word: str, runs_dir: Path, notes: list[str]) -> list[NamedRuns]
     for recipe, runs in sorted(by_recipe.items()):
         scored = [run for run in runs if any(run.scores.glob("step-*.json"))]
         scored.sort(key=lambda run: run.root.name != _MAIN)
-        if scored:
-            found.append((run_label(scored[0]), scored[:1]))
-        else:
+        if not scored:
             notes.append(f"{recipe}: no run has scores yet")
+            continue
+        name, taken = run_label(scored[0]), scored[:1]
+        if scored[0].root.name != _MAIN:
+            for sweep in _sweeps_over_seeds(scored[0]):
+                name, taken = _sides_of_sweep(sweep, notes)[0]  # one setting
+            others = len(scored) - len(taken)
+            if others:
+                rest = f"{others} other run{(others > 1) * 's'} with scores"
+                notes.append(f"{recipe}: {rest}; {name} is taken, the newest")
+        found.append((name, taken))
     if by_recipe and not found:
         raise InputError(
             f"{word}: {'; '.join(notes)}. `python jobs/status.py` says how far they are"
         )
     return found
+
+
+def _sweeps_over_seeds(run: RunDir) -> list[SweepDir]:
+    """Return the first sweep of a run that differs in seeds alone, or none."""
+    sweeps = [(folder, read_sweep(folder)) for folder in sweeps_of(run)]
+    return [folder for folder, facts in sweeps if facts and facts.keys == [SEED]][:1]
 
 
 def _sides_of_sweep(sweep: SweepDir, notes: list[str]) -> list[NamedRuns]:

@@ -17,13 +17,15 @@ from typing import Any
 
 from qa_dist.data.prepared import read_prepared
 from qa_dist.evaluation.outcome import Outcome, headline_figures, last_scored, scores_of_sources
-from qa_dist.recipe import source_names, source_splits
+from qa_dist.recipe import source_names, source_splits, trained_sources
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
 from qa_dist.text.bootstrap import Difference, paired_ratio_difference
 
 METRICS = ("em", "f1")
+
+NamedRuns = tuple[str, Sequence[RunDir]]
 
 
 @dataclass(frozen=True)
@@ -150,9 +152,7 @@ def compare_answers(
     )
 
 
-def compare_runs(
-    first: tuple[str, Sequence[RunDir]], second: tuple[str, Sequence[RunDir]]
-) -> list[Paired]:
+def compare_runs(first: NamedRuns, second: NamedRuns) -> list[Paired]:
     """Test two sides, each a name and its runs, at their last scored checkpoints, on each source
     that both have: so a joint training is compared with those on one source alone. Sides without a
     source in common give nothing."""
@@ -167,3 +167,24 @@ def compare_runs(
         )
         for name in sources
     ]
+
+
+def compare_sides(sides: Sequence[NamedRuns]) -> tuple[list[Paired], list[str]]:
+    """Test one side against each of the others; return the tests, and notes on what has none.
+
+    That one is the first; but where some were trained on several sources and some on one alone, it
+    is the first of the joint ones, and its differences are joint less alone: interference is
+    negative.
+    """
+    is_joint = [len(trained_sources(load_saved_recipe(runs[0].recipe))) > 1 for _, runs in sides]
+    base = is_joint.index(True) if len(set(is_joint)) > 1 else 0
+    pairs, notes = [], []
+    for place, other in enumerate(sides):
+        if place == base:
+            continue
+        is_alone = is_joint[base] and not is_joint[place]
+        found = compare_runs(*((other, sides[base]) if is_alone else (sides[base], other)))
+        pairs += found
+        if not found:
+            notes.append(f"{sides[base][0]} and {other[0]} were trained on nothing in common")
+    return pairs, notes

@@ -11,14 +11,14 @@ import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from qa_dist.evaluation.elements import UNTRAINED, WEIGHTS, finished_steps
 from qa_dist.files import read_json, read_setting, read_status
-from qa_dist.recipe import source_names, trained_sources
-from qa_dist.recipe_loading import load_saved_recipe
+from qa_dist.recipe import Recipe, Source, source_names, trained_sources
+from qa_dist.recipe_loading import load_recipe, load_saved_recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
 from qa_dist.scalars import read_scalars
@@ -30,6 +30,8 @@ class Published:
 
     em: str | None
     f1: str | None
+    applies: bool = True
+    """Whether the run's model, head and data are those of the recipe as it is shipped."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Outcome:
     """By the name of the source: its task, or "squad2" for the second with one task."""
     parameters: int | None
     """Of the saved weights; None where no checkpoint is left."""
+    adapters_only: bool
+    """Whether these are adapters alone, beside a frozen base that isn't saved."""
     windows_per_s: float | None
     """In training, over all ranks: the median of what was logged."""
     step_s: float | None
@@ -91,6 +95,7 @@ def read_outcome(run: RunDir, recipes: Path) -> Outcome:
     batch = int(read_setting(run.recipe, "batch_windows") or 0)
     memory = [line["speed/memory_gb"] for line in lines if line.get("speed/memory_gb")]
     floor = scores_of_sources(run, UNTRAINED) if run.scores_file(UNTRAINED).is_file() else {}
+    shapes = read_shapes(run, step)
     return Outcome(
         name=run_label(run),
         step=step,
@@ -99,12 +104,13 @@ def read_outcome(run: RunDir, recipes: Path) -> Outcome:
             name: _read_scores(facts, floor.get(name))
             for name, facts in scores_of_sources(run, step).items()
         },
-        parameters=count_parameters(run, step),
+        parameters=sum(map(math.prod, shapes.values())) if shapes else None,
+        adapters_only=bool(shapes) and all(".lora_" in name for name in shapes),
         windows_per_s=rate,
         step_s=batch / rate if rate else None,
         memory_gb=max(memory, default=None),
         epochs=read_epochs(run, lines),
-        published=read_published(recipes / f"{run.root.parent.name}.yaml"),
+        published=published_for(run, recipes / f"{run.root.parent.name}.yaml"),
     )
 
 
@@ -158,17 +164,17 @@ _NO_WEIGHTS = ("__metadata__", "base_digest")
 """What a weights file holds beside its parameters."""
 
 
-def count_parameters(run: RunDir, step: int) -> int | None:
-    """Return how many numbers the weights of a checkpoint hold: of this step's, or another's."""
+def read_shapes(run: RunDir, step: int) -> dict[str, list[int]]:
+    """Return the parameters' shapes by name, of this step's checkpoint or another's; of none: it
+    has gone."""
     for there in dict.fromkeys((step, *reversed(finished_steps(run)))):
         path = run.checkpoints / step_name(there) / WEIGHTS
         if path.is_file():
             with path.open("rb") as weights:  # safetensors: a length, then JSON
                 size = int.from_bytes(weights.read(8), "little")
                 header: dict[str, Any] = json.loads(weights.read(size))
-            of = [facts["shape"] for name, facts in header.items() if name not in _NO_WEIGHTS]
-            return sum(map(math.prod, of))
-    return None
+            return {n: facts["shape"] for n, facts in header.items() if n not in _NO_WEIGHTS}
+    return {}
 
 
 def read_epochs(run: RunDir, lines: Sequence[Mapping[str, Any]]) -> list[Epoch]:
@@ -222,3 +228,34 @@ def read_published(recipe: Path) -> Published | None:
     match = re.search(r"^# Expected: ([^(]*)", text, re.MULTILINE)
     found = dict(re.findall(r"\b(EM|F1) ([\d.]*\d(?: to [\d.]*\d)?)", match[1])) if match else {}
     return Published(found.get("EM"), found.get("F1")) if found else None
+
+
+def published_for(run: RunDir, recipe: Path) -> Published | None:
+    """Return what a recipe's head comment expects, and whether it is about this run: it isn't if
+    the run has another model, head or data than the recipe as it is shipped."""
+    found = read_published(recipe)
+    if found is None:
+        return None
+    shipped = load_recipe(str(recipe), (), recipe.parent)
+    return replace(found, applies=_about(load_saved_recipe(run.recipe)) == _about(shipped))
+
+
+_OFFICIAL = {
+    "train-v1.1.json": "squad",
+    "dev-v1.1.json": "squad",
+    "train-v2.0.json": "squad_v2",
+    "dev-v2.0.json": "squad_v2",
+}
+"""SQuAD's files as they are published -> the hub dataset with the same questions."""
+
+
+def _about(recipe: Recipe) -> list[Any]:
+    """Return what published figures are about, wherever files and models lie."""
+
+    def data(source: Source) -> list[Any]:
+        files = [Path(place).name for place in (source.train, source.dev)]
+        parts = [source.dev_fraction, source.max_train_examples, source.max_dev_examples]
+        return [source.task, *(_OFFICIAL.get(file, file) for file in files), *parts]
+
+    model = [Path(recipe.model.name).name, recipe.model.head]
+    return [model, recipe.train.only, [data(source) for source in recipe.sources]]

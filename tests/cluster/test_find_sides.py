@@ -38,7 +38,32 @@ def test_a_family_is_main_of_each_recipe_else_the_newest_scored(tmp_path: Path) 
     found, is_family, notes = find_sides(["coqa"], tmp_path)
     assert names(found) == {"coqa_albert/new": ["new"], "coqa_bert/main": ["main"]}
     assert is_family
-    assert notes == ["coqa_electra: no run has scores yet"]
+    assert notes == [
+        "coqa_albert: 1 other run with scores; coqa_albert/new is taken, the newest",
+        "coqa_electra: no run has scores yet",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("train.seed", {"coqa_bert/s": ["s-1", "s-2"]}),
+        ("train.learning_rate", {"coqa_bert/s-2": ["s-2"]}),
+    ],
+)
+def test_a_family_takes_all_seeds_of_a_sweep_but_one_run_of_another(
+    tmp_path: Path, key: str, expected: dict[str, list[str]]
+) -> None:
+    for name, day in (("before", "01"), ("s-1", "02"), ("s-2", "03")):
+        make_run(tmp_path, f"coqa_bert/{name}", f"2026-01-{day}")
+    folder = SweepDir(tmp_path / "coqa_bert" / "s.sweep")
+    folder.root.mkdir()
+    write_sweep(folder, "coqa_bert", [Member(f"s-{value}", {key: value}) for value in (1, 2)])
+    found, is_family, notes = find_sides(["coqa"], tmp_path)
+    assert names(found) == expected and is_family
+    ((side, runs),) = expected.items()
+    others = "2 other runs" if len(runs) == 1 else "1 other run"
+    assert notes == [f"coqa_bert: {others} with scores; {side} is taken, the newest"]
 
 
 def test_a_family_without_scores_is_an_error(tmp_path: Path) -> None:

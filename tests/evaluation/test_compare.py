@@ -17,6 +17,7 @@ from qa_dist.evaluation.compare import (
     Answers,
     compare_answers,
     compare_runs,
+    compare_sides,
     read_answers,
 )
 from qa_dist.evaluation.outcome import read_outcome
@@ -148,3 +149,22 @@ def test_a_joint_training_stands_against_those_on_one_source_alone(tmp_path: Pat
     both = compare_runs(("a", [joint]), ("b", [joint]))
     assert [pair.source for pair in both] == ["ner", "squad"]
     assert compare_runs(("a", [ner]), ("b", [squad])) == [], "nothing in common"
+
+
+@pytest.mark.parametrize("order", [("all", "ner", "squad"), ("ner", "squad", "all")])
+def test_interference_is_joint_less_alone_wherever_the_joint_run_stands(
+    tmp_path: Path, order: tuple[str, ...]
+) -> None:
+    right = {"all": 3, "ner": 2, "squad": 0}
+    sides = [(only, [joint_run(tmp_path, only, right[only])]) for only in order]
+    pairs, notes = compare_sides(sides)
+    found = [(pair.source, pair.second, pair.first) for pair in pairs]
+    assert found == [("ner", "all", "ner"), ("squad", "all", "squad")] and not notes
+    assert pairs[0].differences["f1"].mean == pytest.approx(25.0), "joint is better"
+
+
+def test_sides_alike_are_set_against_the_first(tmp_path: Path) -> None:
+    alone, squad = (joint_run(tmp_path, *of) for of in (("ner", 2), ("squad", 0)))
+    pairs, notes = compare_sides([("a", [alone]), ("b", [alone]), ("c", [squad])])
+    assert [(pair.first, pair.second) for pair in pairs] == [("a", "b")]
+    assert notes == ["a and c were trained on nothing in common"]

@@ -10,9 +10,11 @@ import pytest
 
 from qa_dist.evaluation.compare import Paired, Side
 from qa_dist.evaluation.comparison_table import (
+    common_start,
+    cost_table,
     epochs_table,
     pairs_table,
-    results_table,
+    scores_table,
     tables,
     to_markdown,
 )
@@ -48,6 +50,7 @@ ONE = Outcome(
     of=10,
     sources={"coqa": SCORES},
     parameters=108_894_213,
+    adapters_only=False,
     windows_per_s=16.0,
     step_s=0.5,
     memory_gb=12.0,
@@ -72,7 +75,7 @@ def column(table_head: list[str], row: list[str], name: str) -> str:
 
 
 def test_a_run_shows_its_intervals_cost_and_the_published_figure() -> None:
-    table = results_table([Side("coqa_bert/main", [ONE])])
+    table = scores_table([Side("coqa_bert/main", [ONE])])
     (row,) = table.rows
     assert dict(zip(table.head, row, strict=True)) == {
         "": "coqa_bert/main",
@@ -83,41 +86,102 @@ def test_a_run_shows_its_intervals_cost_and_the_published_figure() -> None:
         "untrained F1": "4.2",
         "own history F1": "68.5",
         "gap": "2.0",
+        "published EM": "68.5",
+        "published F1": "78.4",
+    }
+    table = cost_table([Side("coqa_bert/main", [ONE])])
+    assert dict(zip(table.head, table.rows[0], strict=True)) == {
+        "": "coqa_bert/main",
         "parameters": "108,894,213",
         "windows/s": "16.0",
         "s/step": "0.500",
         "memory GB": "12.0",
-        "published EM": "68.5",
-        "published F1": "78.4",
     }
 
 
+def test_adapters_are_called_so() -> None:
+    adapters = replace(ONE, parameters=32_768, adapters_only=True)
+    assert cost_table([Side("a", [adapters])]).rows[0][1] == "32,768 (adapters)"
+
+
+def test_a_published_figure_stands_only_where_it_applies() -> None:
+    assert ONE.published
+    other = replace(ONE, published=replace(ONE.published, applies=False))
+    table = scores_table([Side("a", [ONE]), Side("b", [other]), Side("c", [ONE, other])])
+    assert [column(table.head, row, "published F1") for row in table.rows] == ["78.4", "-", "-"]
+    assert table.note.count("Published figures are left out where model, head or data differ") == 1
+    assert "ublished" not in scores_table([Side("a", [ONE])]).note
+
+
+def test_ner_alone_is_about_sentences_and_has_no_threshold() -> None:
+    ner = scored(ONE, source="ner", headline="default", threshold=None)
+    table = scores_table([Side("a", [ner]), Side("b", [ner])])
+    assert "sentences" in table.head and "threshold" not in table.head
+    assert "over documents" in table.note and "question" not in table.note
+    pair = replace(PAIR, source="ner", num_left_out=5)
+    table = pairs_table([pair])
+    assert table.head[1] == "sentences" and "5 sentences of ner" in table.note
+    table = scores_table([Side("a", [ner]), Side("b", [ONE])])
+    assert table.head[1] == "questions"
+    assert [column(table.head, row, "threshold") for row in table.rows] == ["-", "tuned -1.50"]
+    written = scored(ONE, headline="tuned", threshold=None)
+    assert "threshold" not in scores_table([Side("a", [written])]).head
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["r/s only=all", "r/s only=ner"], "r/s "),
+        (["coqa_bert/main", "coqa_electra/main"], ""),
+        (["r/s", "r/s only=ner"], "r/"),
+        (["r/main", "r/two"], "r/"),
+        (["r/main"], ""),
+    ],
+)
+def test_the_common_start_ends_at_a_word_and_leaves_something(
+    names: list[str], expected: str
+) -> None:
+    assert common_start(names) == expected
+
+
+def test_what_all_names_begin_with_is_said_once() -> None:
+    sides = [Side("r/s only=all", [ONE]), Side("r/s only=ner", [SECOND])]
+    pair = replace(PAIR, first="r/s only=ner", second="r/s only=all", num_left_out=5)
+    text = to_markdown(tables(sides, [pair]))
+    assert text.count("r/s") == 1 and "## r/s: scores" in text
+    assert "| only=all - only=ner |" in text
+    text = to_markdown(tables([Side("r/a", [ONE]), Side("r/b", [ONE])], []))
+    assert "## r: scores" in text and "## Cost" in text, "a recipe's name stays as it is"
+
+
 def test_seeds_show_their_mean_and_spread() -> None:
-    table = results_table([Side("coqa_bert/seeds", [ONE, SECOND])])
+    table = scores_table([Side("coqa_bert/seeds", [ONE, SECOND])])
     assert column(table.head, table.rows[0], "EM") == "62.2 +- 1.41 (2 seeds)"
     assert column(table.head, table.rows[0], "F1") == "71.0 +- 0.71 (2 seeds)"
 
 
 def test_what_no_row_has_is_no_column() -> None:
     bare = scored(replace(ONE, published=None, parameters=None), own=None)
-    table = results_table([Side("a", [bare]), Side("b", [bare])])
-    assert not {"gap", "own history F1", "published F1", "parameters"} & {*table.head}
-    table = results_table([Side("a", [bare]), Side("b", [ONE])])
+    table = scores_table([Side("a", [bare]), Side("b", [bare])])
+    assert not {"gap", "own history F1", "published F1"} & {*table.head}
+    assert "parameters" not in cost_table([Side("a", [bare])]).head
+    table = scores_table([Side("a", [bare]), Side("b", [ONE])])
     assert column(table.head, table.rows[0], "gap") == "-"
 
 
 def test_a_training_that_is_not_over_and_other_questions_are_said() -> None:
-    table = results_table([Side("a", [replace(ONE, step=4)]), Side("b", [ONE])])
+    table = scores_table([Side("a", [replace(ONE, step=4)]), Side("b", [ONE])])
     assert [row[0] for row in table.rows] == ["a (step 4 of 10)", "b"]
     assert "different numbers of questions" not in table.note
-    table = results_table([Side("a", [scored(ONE, num_questions=3)]), Side("b", [ONE])])
+    table = scores_table([Side("a", [scored(ONE, num_questions=3)]), Side("b", [ONE])])
     assert "different numbers of questions" in table.note
 
 
 def test_pairs_are_marked_where_they_are_sure() -> None:
     table = pairs_table([PAIR])
     assert table.rows == [
-        ["y - x", "900", "+1.50 [+0.25, +2.75]", "0.0200 *", "-0.50 [-1.00, +0.25]", "0.3000"]
+        ["y - x", "900", "EM", "+1.50 [+0.25, +2.75]", "0.0200 *"],
+        ["y - x", "900", "F1", "-0.50 [-1.00, +0.25]", "0.3000"],
     ]
     assert "left out" not in table.note
     left_out = [replace(PAIR, num_left_out=5)]
@@ -133,16 +197,21 @@ def test_epochs_are_means_over_seeds_of_what_is_known() -> None:
     ]
 
 
-def test_a_family_has_one_table_and_a_test_three() -> None:
+def test_a_family_has_two_tables_and_a_test_four() -> None:
     sides = [Side("a", [ONE]), Side("b", [SECOND])]
-    assert [t.title for t in tables(sides, [])] == ["results, last scored checkpoint"]
-    assert [t.title for t in tables(sides, [PAIR])][1:] == ["differences", "by epoch"]
+    assert [t.title for t in tables(sides, [])] == [
+        "scores, last scored checkpoint",
+        "cost",
+    ]
+    pair = replace(PAIR, first="a", second="b")
+    assert [t.title for t in tables(sides, [pair])][2:] == ["differences", "by epoch"]
 
 
 def test_markdown_has_as_many_cells_in_each_line() -> None:
-    text = to_markdown(tables([Side("a|b", [ONE]), Side("c", [SECOND])], [PAIR]))
+    pair = replace(PAIR, first="a|b", second="c")
+    text = to_markdown(tables([Side("a|b", [ONE]), Side("c", [SECOND])], [pair]))
     blocks = [block for block in text.split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         counts = {line.replace("\\|", "").count("|") for line in block.splitlines()}
         assert len(counts) == 1, block
@@ -151,7 +220,7 @@ def test_markdown_has_as_many_cells_in_each_line() -> None:
 
 @pytest.mark.parametrize("threshold", [None, 0.0])
 def test_a_threshold_of_zero_is_shown_and_none_is_not(threshold: float | None) -> None:
-    table = results_table([Side("a", [scored(ONE, headline="h", threshold=threshold)])])
+    table = scores_table([Side("a", [scored(ONE, headline="h", threshold=threshold)])])
     expected = "h" if threshold is None else "h 0.00"
     assert column(table.head, table.rows[0], "threshold") == expected
 
@@ -159,9 +228,10 @@ def test_a_threshold_of_zero_is_shown_and_none_is_not(threshold: float | None) -
 def test_sources_are_rows_of_their_own_and_named_where_there_are_several() -> None:
     joint = replace(ONE, sources={"ner": SCORES, "squad": SCORES})
     alone = scored(ONE, source="ner")
-    table = results_table([Side("joint", [joint]), Side("alone", [alone])])
+    table = scores_table([Side("joint", [joint]), Side("alone", [alone])])
     assert [row[0] for row in table.rows] == ["joint: ner", "joint: squad", "alone: ner"]
     pairs = [replace(PAIR, source=source) for source in ("ner", "squad")]
-    assert [row[0] for row in pairs_table(pairs).rows] == ["y - x: ner", "y - x: squad"]
+    names = [row[0] for row in pairs_table(pairs).rows]
+    assert names == ["y - x: ner"] * 2 + ["y - x: squad"] * 2
     mixed = Side("seeds", [joint, alone])
     assert mixed.sources == ["ner"], "what not all runs have isn't a mean over them"

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from qa_dist.evaluation.outcome import (
-    count_parameters,
     last_scored,
+    published_for,
     read_epochs,
     read_outcome,
     read_published,
+    read_shapes,
 )
-from qa_dist.files import read_json
+from qa_dist.files import read_json, write_text
+from qa_dist.recipe_loading import load_recipe, recipe_to_yaml
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
 
@@ -41,12 +43,28 @@ def test_parameters_are_those_of_the_weights(finished_run: RunDir, tmp_path: Pat
     from safetensors.torch import load_file
 
     weights = load_file(finished_run.checkpoints / "step-00000008" / "model.safetensors")
-    expected = sum(tensor.numel() for tensor in weights.values())
-    assert count_parameters(finished_run, 8) == expected
-    assert count_parameters(finished_run, 3) == expected, (
-        "its checkpoint has gone, others are there"
-    )
-    assert count_parameters(RunDir(tmp_path), 8) is None
+    expected = {name: list(tensor.shape) for name, tensor in weights.items()}
+    assert read_shapes(finished_run, 8) == expected
+    assert read_shapes(finished_run, 3) == expected, "its checkpoint has gone, others are there"
+    assert read_shapes(RunDir(tmp_path), 8) == {}
+    outcome = read_outcome(finished_run, RECIPES)
+    assert outcome.parameters == sum(tensor.numel() for tensor in weights.values())
+    assert not outcome.adapters_only
+
+
+def test_a_checkpoint_of_adapters_alone_is_known(finished_run: RunDir, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    run = RunDir(tmp_path / "tiny_coqa" / "main")
+    shutil.copytree(finished_run.root, run.root)
+    weights = run.checkpoints / "step-00000008" / "model.safetensors"
+    tensors = {f"layer.lora_{part}.default.weight": torch.zeros(4, 8) for part in "AB"}
+    save_file({**tensors, "base_digest": torch.zeros(32)}, weights)
+    outcome = read_outcome(run, RECIPES)
+    assert (outcome.parameters, outcome.adapters_only) == (64, True)
+    save_file({**tensors, "head.weight": torch.zeros(2)}, weights)
+    assert not read_outcome(run, RECIPES).adapters_only
 
 
 def test_a_run_without_scores_is_named(finished_run: RunDir, tmp_path: Path) -> None:
@@ -106,3 +124,28 @@ def test_published_figures_stand_in_the_recipes_alone() -> None:
 
 def test_no_recipe_no_published_figure(tmp_path: Path) -> None:
     assert read_published(tmp_path / "none.yaml") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "applies"),
+    [
+        ([], True),
+        (["model.name=/somewhere/spanbert-base-cased"], True),
+        (["sources.0.train=/data/train-v2.0.json", "sources.0.dev=/data/dev-v2.0.json"], True),
+        (["train.learning_rate=1e-5"], True),
+        (["model.name=/somewhere/all-MiniLM-L6-v2"], False),
+        (["model.head=span_crf"], False),
+        (["sources.0.train=/data/train-v1.1.json"], False),
+        (["sources.0.max_train_examples=1500"], False),
+        (["sources.0.max_dev_examples=500"], False),
+    ],
+)
+def test_published_figures_are_about_the_recipe_as_shipped(
+    tmp_path: Path, changes: list[str], applies: bool
+) -> None:
+    run = RunDir(tmp_path / "squad2_spanbert" / "main")
+    run.root.mkdir(parents=True)
+    recipe = load_recipe("squad2_spanbert", changes, RECIPES)
+    write_text(run.recipe, recipe_to_yaml(recipe))
+    published = published_for(run, RECIPES / "squad2_spanbert.yaml")
+    assert published and (published.f1, published.applies) == ("83.6", applies)

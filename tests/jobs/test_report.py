@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from qa_dist.files import read_json
+from qa_dist.files import read_json, write_text
+from qa_dist.recipe_loading import load_recipe, recipe_to_yaml
 from qa_dist.run_dir import RunDir
 
+RECIPES = Path(__file__).resolve().parents[2] / "configs" / "recipes"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -25,10 +27,15 @@ def runs_dir(finished_run: RunDir, tmp_path: Path) -> Path:
 
 
 def test_a_family_and_its_published_figures(run_job: Run, runs_dir: Path) -> None:
+    """Of a run as shipped, that is: the other one is the demo's."""
+    shipped = load_recipe("coqa_bert", [], RECIPES)
+    write_text(RunDir(runs_dir / "coqa_bert" / "main").recipe, recipe_to_yaml(shipped))
+    shutil.copytree(runs_dir / "coqa_electra", runs_dir / "coqa_albert")
     done = run_job("report", "compare", "coqa", f"runs_dir={runs_dir}", "markdown=coqa.md")
     assert done.returncode == 0, done.stderr
     assert "coqa_bert/main" in done.stdout and "coqa_electra/main" in done.stdout
     assert "78.4" in done.stdout and "differences" not in done.stdout
+    assert "81.0" not in done.stdout and "Published figures are left out" in done.stdout
     assert "| coqa_bert/main |" in (runs_dir.parent / "coqa.md").read_text()
 
 
