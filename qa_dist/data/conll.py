@@ -14,12 +14,12 @@ from array import array
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from qa_dist.data.json_scanner import opened_data_file
-from qa_dist.data.raw_records import RecordIndex
+from qa_dist.data.raw_records import OpenedFile, RecordIndex
 from qa_dist.records import BadRecordError, InputError
 from qa_dist.text.tags import is_tag
 
@@ -123,19 +123,8 @@ class ConllRecords:
     ) -> None:
         """index: from an earlier call for the same file; None: made now."""
         self.index = index_conll(path, by_document) if index is None else index
-        self._path = path
+        self._path, self._file = path, OpenedFile(path)
         self._counted = (0, 1)  # bytes before which lines were counted, and the number of the next
-
-    @cached_property
-    def _stream(self) -> BinaryIO:
-        try:
-            return self._path.open("rb")
-        except OSError as error:
-            raise InputError(f"{self._path}: can't be read any more ({error.strerror})") from None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the open file out, so that a process pool can be given this."""
-        return {name: value for name, value in vars(self).items() if name != "_stream"}
 
     @cached_property
     def _first_sentences(self) -> list[int]:
@@ -149,8 +138,8 @@ class ConllRecords:
     def _num_columns(self) -> int:
         """Of the file's first line that has two or more."""
         for start in self.index.starts.tolist():
-            self._stream.seek(start)
-            num = len(_columns(self._stream.readline().decode("utf-8", "replace")))
+            self._file.stream.seek(start)
+            num = len(_columns(self._file.stream.readline().decode("utf-8", "replace")))
             if num > 1:
                 return num
         return 2
@@ -162,8 +151,8 @@ class ConllRecords:
         """
         start, end = int(self.index.starts[record]), int(self.index.ends[record])
         ordinal = self._first_sentences[record]
-        self._stream.seek(start)
-        lines = self._stream.read(end - start).split(b"\n")
+        self._file.stream.seek(start)
+        lines = self._file.stream.read(end - start).split(b"\n")
         sentences: list[dict[str, Any]] = []
         position = start
         at, rows = start, list[bytes]()
@@ -195,8 +184,8 @@ class ConllRecords:
         done, number = self._counted
         if offset < done:
             done, number = 0, 1
-        self._stream.seek(done)
-        while done < offset and (chunk := self._stream.read(min(offset - done, 1 << 20))):
+        self._file.stream.seek(done)
+        while done < offset and (chunk := self._file.stream.read(min(offset - done, 1 << 20))):
             done += len(chunk)
             number += chunk.count(b"\n")
         self._counted = done, number

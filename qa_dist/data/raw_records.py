@@ -13,6 +13,7 @@ import re
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -27,6 +28,25 @@ NAME_KEY = "title"  # names a group of records; its place in the file is kept, n
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 Count = Callable[[Mapping[str, Any]], int]
+
+
+class OpenedFile:
+    """A data file that is opened when it is first read from, once in each process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def stream(self) -> BinaryIO:
+        """The file's bytes; InputError if it can't be opened any more."""
+        try:
+            return self.path.open("rb")
+        except OSError as error:
+            raise InputError(f"{self.path}: can't be read any more ({error.strerror})") from None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the open file out, so that a process pool can be given this."""
+        return {"path": self.path}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from qa_dist.data.conll import ConllRecords
 from qa_dist.data.flat_records import LINES_ENDING, index_flat, line_number
 from qa_dist.data.raw_records import (
     Count,
+    OpenedFile,
     RecordIndex,
     count_paragraph_questions,
     index_json,
@@ -130,24 +131,13 @@ class JsonRecords:
 
     def __init__(self, path: Path, index: RecordIndex) -> None:
         self.index = index
-        self._path = path
-
-    @cached_property
-    def _stream(self) -> BinaryIO:
-        try:
-            return self._path.open("rb")
-        except OSError as error:
-            raise InputError(f"{self._path}: can't be read any more ({error.strerror})") from None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the open file out, so that a process pool can be given this."""
-        return {name: value for name, value in vars(self).items() if name != "_stream"}
+        self._path, self._file = path, OpenedFile(path)
 
     def read(self, record: int) -> dict[str, Any]:
         """Read record number `record`; BadRecordError if it isn't strict JSON or no object."""
         start, end = int(self.index.starts[record]), int(self.index.ends[record])
         try:
-            value = read_json_record(self._stream, start, end)
+            value = read_json_record(self._file.stream, start, end)
         except BadRecordError as error:
             raise BadRecordError(self._record_id(record), error.reason) from None
         if not isinstance(value, dict):
@@ -162,7 +152,7 @@ class JsonRecords:
         group = int(self.index.groups[record])
         start, end = int(self.index.name_starts[group]), int(self.index.name_ends[group])
         try:
-            name = read_json_record(self._stream, start, end) if start >= 0 else ""
+            name = read_json_record(self._file.stream, start, end) if start >= 0 else ""
         except BadRecordError:
             name = ""
         return name.strip() or f"group-{group:05d}"
