@@ -38,9 +38,16 @@ def dev_questions(recipe: Recipe, number: int, part: str, folder: Path) -> froze
 
 
 def describe_contamination(recipe: Recipe, plan: Plan) -> Iterator[str]:
-    """Yield a line for each thing to know about the plan's training questions."""
-    for source, files in zip(recipe.sources, plan.indexes, strict=True):
-        if source.task in _CHECKED:
+    """Yield a line for each thing to know about the plan's training questions: a dev file that is
+    the training file, and questions that are in both."""
+    for number, (source, files) in enumerate(zip(recipe.sources, plan.indexes, strict=True)):
+        inputs = plan.facts["sources"][number]["inputs"]
+        if inputs["train"] == inputs.get("dev"):
+            yield (
+                f"sources.{number}.dev={source.dev}: is the very file that is trained on, so its "
+                "scores say nothing of new questions"
+            )
+        elif source.task in _CHECKED:
             train, dev = (_questions(recipe, source, part, files) for part in ("train", "dev"))
             if same := find_same(train, dev):
                 yield (

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from prepared_data import made_articles, make_recipe, write_articles
 
 from qa_dist.contaminated import describe_contamination, dev_questions
 from qa_dist.plan import Plan, make_plan, save_plan
@@ -100,3 +101,15 @@ def test_a_question_near_two_dev_questions_counts_once(tiny_chat: Path, tmp_path
     (near,) = describe_contamination(*plan_of(tiny_chat, tmp_path, "c", "ab"))
     assert near.startswith("train: 1 are nearly dev questions")
     assert near.endswith("(train ~ dev: c ~ a, c ~ b)")
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_dev_file_that_is_the_training_file_is_said(
+    words_encoder: Path, tmp_path: Path, is_same: bool
+) -> None:
+    train = write_articles(tmp_path / "train.json", made_articles(2))
+    dev = write_articles(tmp_path / "copy.json", made_articles(2 if is_same else 3))
+    recipe = make_recipe(words_encoder, train, dev)
+    lines = list(describe_contamination(recipe, make_plan(recipe, tmp_path / "prepared")))
+    said = f"sources.0.dev={dev}: is the very file that is trained on"
+    assert [line.partition(",")[0] for line in lines] == [said] * is_same
