@@ -70,8 +70,10 @@ def test_a_split_of_one_file_is_checked_too(tiny_chat: Path, tmp_path: Path) -> 
 def test_other_tasks_are_left_alone(
     tiny_chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample = str(Path(__file__).resolve().parents[1] / "qa_dist" / "sample" / "coqa-dev.json")
-    source = Source(task="coqa", train=sample, dev=sample)
+    sample = Path(__file__).resolve().parents[1] / "qa_dist" / "sample" / "coqa-dev.json"
+    train = tmp_path / "train.json"  # the same questions in another file
+    train.write_text(sample.read_text() + "\n")
+    source = Source(task="coqa", train=str(train), dev=str(sample))
     recipe = Recipe(name="x", sources=[source], model=Model(name=str(tiny_chat), head="causal_lm"))
     plan = make_plan(recipe, tmp_path / "prepared")
     assert list(describe_contamination(recipe, plan)) == []
