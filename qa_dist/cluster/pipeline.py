@@ -242,7 +242,10 @@ def report(run: RunDir, recipe: Recipe, console: Console) -> None:
     folder = os.path.relpath(run.root)
     lines = [
         f"scores:       {folder}/scores/{paths[-1].name}",
-        f"predictions:  {folder}/predictions/{paths[-1].stem}/*official* (the official formats)",
+        *(
+            f"predictions:  {folder}/predictions/{paths[-1].stem}/{path.name} (the official format)"
+            for path in sorted((run.predictions / paths[-1].stem).glob("*official.*"))
+        ),
         f"TensorBoard:  {beside('tensorboard')} --logdir {folder}/tensorboard",
         "again:        the same command; it does only what is missing",
         f"next:         {beside('python')} jobs/launch.py 'recipe=?' lists all recipes; add "
