@@ -17,7 +17,6 @@ MIXINGS = ("round_robin", "proportional", "temperature")
 BALANCES = ("fixed", "uncertainty", "gradnorm")
 OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw_8bit")
 QUANTIZATIONS = ("none", "nf4")
-FORMS = ("span", "tags", "text")
 ENGINES = ("ddp", "fsdp", "zero1", "zero2", "zero3")
 
 
