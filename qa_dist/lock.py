@@ -18,6 +18,8 @@ from typing import TextIO
 
 from qa_dist.records import InputError
 
+_NAME_S = 1.0  # within which a holder has written its name
+
 
 @contextmanager
 def locked(
@@ -51,6 +53,7 @@ def _acquire(
     stream: TextIO, path: Path, what: str, wait_s: float, tell: Callable[[str], None]
 ) -> None:
     deadline = time.monotonic() + wait_s
+    has_named = time.monotonic() + max(wait_s, _NAME_S)
     has_told = False
     while True:
         try:
@@ -64,14 +67,14 @@ def _acquire(
                     "(a local disk, NFS 4, Lustre mounted with -o flock)"
                 ) from error
             stream.seek(0)
-            holder = stream.read().strip() or "another process"
-            if time.monotonic() >= deadline:
+            holder = stream.read().strip()  # empty: it was just taken, or is being given back
+            if time.monotonic() >= (deadline if holder else has_named):
                 raise InputError(
-                    f"{path.parent}: {what} by {holder}. Wait for it, or stop it in order "
+                    f"{path.parent}: {what} by {holder or 'another process'}. Wait for it, or stop it in order "
                     "(python jobs/cancel.py RUN, or kill -TERM), then launch again; for a second "
                     "run beside it give name=..."
                 ) from None
-            if not has_told:
+            if holder and not has_told:
                 tell(f"waiting for {holder}, which is ending an earlier attempt")
                 has_told = True
-            time.sleep(0.2)
+            time.sleep(0.2 if holder else 0.02)

@@ -15,15 +15,21 @@ from qa_dist.lock import locked
 from qa_dist.records import InputError
 
 
-def hold_in_child(path: Path, seconds: float = 30.0) -> int:
-    """Fork a process that takes the lock and keeps it; return its id once it has it."""
+def hold_in_child(path: Path, seconds: float = 30.0, nameless_s: float = 0.0) -> int:
+    """Fork a process that takes the lock and keeps it, without its name in the file for the first
+    `nameless_s`; return its id once it has it."""
     ready, tell = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             with locked(path, "test"):
+                name = path.read_text()
+                path.write_text("" if nameless_s else name)
                 os.write(tell, b"x")
-                time.sleep(seconds)
+                time.sleep(nameless_s)
+                if seconds:
+                    path.write_text(name)
+                    time.sleep(seconds)
         finally:
             os._exit(0)
     os.close(tell)
@@ -60,6 +66,28 @@ def test_the_second_is_told_who_holds_it_and_what_to_do(path: Path) -> None:
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("nameless_s", [0.3, 3.0])
+def test_a_holder_that_has_just_taken_it_is_named_all_the_same(
+    path: Path, nameless_s: float
+) -> None:
+    child = hold_in_child(path, nameless_s=nameless_s)
+    try:
+        with pytest.raises(InputError) as caught, locked(path, "held"):
+            pass
+        name = f"process {child} on" if nameless_s < 1 else "another process."
+        assert f"held by {name}" in str(caught.value)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_one_that_is_giving_it_back_is_waited_for(path: Path) -> None:
+    child = hold_in_child(path, seconds=0.0, nameless_s=0.3)
+    with locked(path, "test"):
+        assert path.read_text().startswith(f"process {os.getpid()} on ")
+    os.waitpid(child, 0)
 
 
 def test_a_killed_holder_gives_it_back_at_once(path: Path) -> None:
