@@ -19,8 +19,8 @@ nothing. The save is the first of its training, so that memory for the copies ha
 
 * Share: the extra time of all steps around a save, by that plus the time of 50 other steps.
 * Stall: the extra time of the slowest step around a save, ours by the synchronous one's. The last
-  row has all steps around it: on a CPU, writing and hashing take their time from the very cores
-  that compute the step.
+  row, which has no goal, sums up all steps around it: on a CPU, copying, writing and hashing take
+  their time from the very cores that compute the step, so that only what waits for the disk is won.
 
 Before times are taken, the two ways of saving must have written the same bytes.
 """
@@ -198,11 +198,12 @@ def measure(trainings: Runs, runs: int, on_cuda: bool) -> Iterator[Row]:
         note=f"{min(shares):.3f} to {max(shares):.3f}; a step takes {undisturbed(ours):.2f} s, "
         f"{statistics.median(around):.0f} steps are around a save {trainings.note}".strip(),
     )
-    for name, seconds in (("slowest step", slowest), ("all steps", sums)):
+    goal = "<= 0.2" if on_cuda else "<= 0.5"
+    for name, seconds, wanted in (("slowest step", slowest, goal), ("all steps", sums, "")):
         yield compared(
             f"save stall: extra time of {name} around a save, ours by a synchronous one's",
             seconds,
-            "<= 0.2" if on_cuda else "<= 0.5",
+            wanted,
             is_ratio_of_times=True,
             libraries=libraries,
             note=trainings.note,
