@@ -5,6 +5,7 @@ python jobs/evaluate.py run=runs/tiny_coqa/main
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,10 @@ from pathlib import Path
 sys.path.append(sys.path.pop(0))  # this folder last: its tensorboard.py is no package
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from qa_dist.cluster.pipeline import run_stage_here
+gc.disable()  # while libraries are loaded: see quick_start
+from qa_dist.cluster.pipeline import run_stage_here  # noqa: E402
+
+gc.enable()
 
 
 def main(argv: Sequence[str]) -> int:

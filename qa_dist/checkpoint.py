@@ -13,7 +13,6 @@ import errno
 import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
 import time
@@ -22,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from qa_dist import faults, files
@@ -31,6 +28,7 @@ from qa_dist.code_version import code_version
 from qa_dist.files import BrokenFileError
 from qa_dist.records import InputError
 from qa_dist.run_dir import step_name
+from qa_dist.tensor_files import read_tensors, write_tensors
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -113,34 +111,13 @@ def _write_files(
     files.delete_folder(temporary)  # of this attempt's last try
     temporary.mkdir(parents=True, mode=0o700)
     for name, state in states.items():
-        _write_tensors(temporary / name, state)
+        write_tensors(temporary / name, state)
         if name == MODEL:
             faults.reach("checkpoint.mid_file", step)
     for name, text in texts.items():
         files.write_text(temporary / name, text)
     files.sync_folder(temporary)
     faults.reach("checkpoint.after_files", step)
-
-
-def _write_tensors(path: Path, state: State) -> None:
-    """Write safetensors, fsynced. Tied tensors are written under each of their names."""
-    seen: set[int] = set()
-    tensors = {}
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        storage = tensor.untyped_storage().data_ptr()
-        # save_file refuses tensors that share memory (tied weights, views of a flat buffer).
-        tensors[name] = tensor.clone() if storage in seen else tensor
-        seen.add(storage)
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        # It reports I/O errors as text: "... No space left on device (os error 28)".
-        if match := re.search(r"os error (\d+)", str(error)):
-            raise OSError(int(match[1]), os.strerror(int(match[1])), str(path)) from error
-        raise
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
 
 
 def _facts_sha256(marker: Mapping[str, Any]) -> str:
@@ -205,8 +182,8 @@ def load_checkpoint(path: Path, hashes: bool = True) -> Checkpoint:
     marker = _verify(path, None, hashes)
     return Checkpoint(
         step=marker["step"],
-        model_state=_read_tensors(path / MODEL),
-        optimizer_state=_read_tensors(path / OPTIMIZER),
+        model_state=read_tensors(path / MODEL),
+        optimizer_state=read_tensors(path / OPTIMIZER),
         train_state=files.read_json(path / TRAIN_STATE),
     )
 
@@ -237,7 +214,7 @@ def load_model_state(path: Path) -> dict[str, Tensor]:
     marker = _verify(path, None, hashes=False)
     if weights_sha256(path) != marker["files"][MODEL]["sha256"]:
         raise BrokenFileError(f"{path / MODEL}: its sha256 differs from the one in {files.MARKER}")
-    return _read_tensors(path / MODEL)
+    return read_tensors(path / MODEL)
 
 
 def weights_sha256(path: Path) -> str:
@@ -307,11 +284,6 @@ def _check_identity(path: Path, there: Identity, asked: Identity) -> None:
             f"{path}: belongs to another run. Give this one another name=, or move it away."
             + "".join(lines)
         )
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    # Copies: mapped memory would fault if the file were pruned from another node (NFS).
-    return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
 def prune_checkpoints(

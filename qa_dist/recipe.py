@@ -144,7 +144,8 @@ class Train:
     seed: int = 42
     """Seeds order, dropout and the new head's weights."""
     checkpoint_every_steps: int = 500
-    """A checkpoint after each so many steps, and after the last."""
+    """A checkpoint after each so many steps, and after the last; written while training goes on,
+    from a copy in rank 0's memory."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept, beside the one with the lowest validation loss."""
     log_every_steps: int = 10

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import time
 
+import pytest
 from zygote import wait_until
 
-from qa_dist.processes import children_of, is_alive, kill_with_children
+from qa_dist.processes import children_of, is_alive, kill_with_children, quick_start
 
 
 def test_this_process_is_alive() -> None:
@@ -39,3 +41,13 @@ def test_a_process_is_killed_with_its_children() -> None:
 
 def test_a_process_that_never_was_has_no_children() -> None:
     assert children_of(2**22 + 1) == []
+
+
+def test_garbage_is_looked_for_again_after_a_quick_start() -> None:
+    with pytest.raises(ZeroDivisionError), quick_start():
+        assert not gc.isenabled()
+        with quick_start():
+            pass
+        assert not gc.isenabled(), "the outer one still goes on"
+        raise ZeroDivisionError
+    assert gc.isenabled()

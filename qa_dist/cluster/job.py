@@ -25,7 +25,7 @@ from qa_dist.attempts import FencedError
 from qa_dist.cluster.out_of_memory import is_out_of_memory, memory_advice
 from qa_dist.code_version import code_version
 from qa_dist.files import read_status, write_status
-from qa_dist.processes import is_alive, note_stop
+from qa_dist.processes import is_alive, note_stop, quick_start
 from qa_dist.profile import STAGES
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
@@ -52,13 +52,15 @@ def run_stage(stage: str, run: RunDir, element: int, saved: Saved = lambda is_la
 
         prepare_element(run, element)
     elif stage == "train":
-        from qa_dist.evaluation.elements import awaited_steps
-        from qa_dist.training.journal import Readers
-        from qa_dist.training.loop import train
+        with quick_start():
+            from qa_dist.evaluation.elements import awaited_steps
+            from qa_dist.training.journal import Readers
+            from qa_dist.training.loop import train
 
         return train(run, Readers(awaited_steps, saved))
     elif stage == "evaluate":
-        from qa_dist.evaluation.predict import evaluate_element
+        with quick_start():
+            from qa_dist.evaluation.predict import evaluate_element
 
         evaluate_element(run, element)
     elif stage == "aggregate":

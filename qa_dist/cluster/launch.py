@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from qa_dist.cluster.queue import QueueError, is_answering
 from qa_dist.files import write_text
+from qa_dist.processes import quick_start
 from qa_dist.profile import STAGES, Profile
 from qa_dist.recipe import Recipe
 from qa_dist.recipe_fields import slots
@@ -118,15 +119,16 @@ def launch(keys: Mapping[str, str], overrides: Sequence[str]) -> int:
         ),
     )
 
-    from qa_dist.cluster.place import find_place
+    with quick_start():
+        from qa_dist.cluster.place import find_place
 
-    runs_dir = Path(keys.get("runs_dir", "runs")).absolute()
-    place = find_place(profile)
-    options = LaunchOptions(profile, place, stages, runs_dir, is_fresh, read_flag(keys, "wait"))
-    look = Look(options, Path(keys.get("prepared_dir", "prepared")).absolute())
-    located = read_all(recipes, look.locate)
-    plans = read_all(located, look.plan)
-    wanted = [Wanted(one, recipe, plans[one]) for one, recipe in located.items()]
+        runs_dir = Path(keys.get("runs_dir", "runs")).absolute()
+        place = find_place(profile)
+        options = LaunchOptions(profile, place, stages, runs_dir, is_fresh, read_flag(keys, "wait"))
+        look = Look(options, Path(keys.get("prepared_dir", "prepared")).absolute())
+        located = read_all(recipes, look.locate)
+        plans = read_all(located, look.plan)
+        wanted = [Wanted(one, recipe, plans[one]) for one, recipe in located.items()]
     if members:
         from qa_dist.cluster.sweep import launch_sweep, print_sweep
 
@@ -217,7 +219,8 @@ def print_forecast(options: LaunchOptions, wanted: Wanted) -> None:
 
 def launch_run(options: LaunchOptions, wanted: Wanted) -> int:
     """Run or submit what is missing of a run; return the exit status."""
-    from qa_dist.cluster import pipeline, show
+    with quick_start():
+        from qa_dist.cluster import pipeline, show
 
     console = make_console(options)
     try:

@@ -17,9 +17,11 @@ from qa_dist.models.multitask import MultitaskModel, add_adapters
 from qa_dist.models.span import SpanHead
 from qa_dist.models.span_crf import SpanCrfHead
 from qa_dist.models.tags import TagHead
+from qa_dist.processes import quick_start
 from qa_dist.recipe import Recipe, form_of, source_names, trained_sources
 
 
+@quick_start()
 def build_model(recipe: Recipe, classes: Sequence[Sequence[str]]) -> nn.Module:
     """Load the encoder and put a new head on it for each trained source, whose weights depend on
     train.seed only.

@@ -189,6 +189,10 @@ class Engine:
             self._old_handlers[signum] = old = signal.signal(signum, note)
             self._stop_asked |= old is note_stop and signum in stop_signals()  # at the start
 
+    def ask_to_stop(self) -> None:
+        """Do as a stop signal to this rank does."""
+        self._stop_asked = True
+
     def should_stop(self) -> bool:
         """Return whether any rank was asked to stop: the same answer on each rank.
 

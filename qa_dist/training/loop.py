@@ -8,12 +8,10 @@ not know SLURM, submitit or the launcher.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,14 +19,9 @@ import torch
 
 from qa_dist import faults
 from qa_dist.attempts import take_over, update_run
-from qa_dist.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-)
+from qa_dist.checkpoint import Checkpoint, load_checkpoint
 from qa_dist.data.prepared import Prepared, read_prepared
-from qa_dist.files import (
-    read_json,
-)
+from qa_dist.files import read_json
 from qa_dist.lock import locked
 from qa_dist.models import build_model
 from qa_dist.models.parameters import count_parameters, show_parameters
@@ -41,6 +34,7 @@ from qa_dist.training.engine import Engine, resolve_precision
 from qa_dist.training.journal import NO_READERS, Journal, Readers
 from qa_dist.training.layout import lay_out
 from qa_dist.training.optim import learning_rate
+from qa_dist.training.progress import Progress
 from qa_dist.training.steps import Seen, Steps
 
 _LET_GO_S = 60.0  # for an older attempt, once it sees that it is one
@@ -48,27 +42,6 @@ _LET_GO_S = 60.0  # for an older attempt, once it sees that it is one
 
 class DivergedError(Exception):
     """Loss or gradient isn't finite; the message names the step. Nothing of that step was kept."""
-
-
-@dataclass
-class Progress:
-    """What a checkpoint keeps beside weights and moments: all of it follows from the steps done so
-    far."""
-
-    step: int = 0
-    """Steps done."""
-    windows_sha256: str = hashlib.sha256().hexdigest()
-    """Chained over the window numbers of all steps done: equal only if each step saw the same
-    windows."""
-    loss_sums: list[float] = field(default_factory=list)
-    """For each source, the sum of the losses of its steps since scalars were last written."""
-    loss_steps: list[int] = field(default_factory=list)
-    """How many steps those are."""
-    balance: list[float] = field(default_factory=list)
-    """What weighs the sources' losses: balance.py's state."""
-    best_step: int = 0
-    """Step of the checkpoint with the lowest validation loss; 0: none yet."""
-    best_loss: float = float("inf")
 
 
 def train(run: RunDir, readers: Readers = NO_READERS) -> str:
@@ -138,6 +111,11 @@ class Training:
     # -- the run -----------------------------------------------------------------------------------
 
     def run_to_end(self) -> str:
+        """Train from where the run stands; return "done" or "stopped", all being saved."""
+        with self.journal or nullcontext():
+            return self._run_to_end()
+
+    def _run_to_end(self) -> str:
         """Resume, then batch, forward-backward, update, log, save, stop? for each step."""
         engine, settings, progress = self.engine, self.recipe.train, self.progress
         journal = self.journal
@@ -170,12 +148,14 @@ class Training:
                 self._log_cosines(scalars)
             if journal:
                 journal.beat_if_due(progress.step)
+                if journal.look():  # all ranks stop, and in saving rank 0 says what went wrong
+                    engine.ask_to_stop()
 
             # -- save, stop? -----------------------------------------------------------------------
             should_stop = engine.should_stop()
             if progress.step % settings.checkpoint_every_steps == 0 or is_last or should_stop:
                 self._check_finite()
-                self._validate_and_save(scalars, is_last)
+                self._validate_and_save(scalars, is_last, should_stop)
             if should_stop and not is_last:
                 if journal:
                     journal.beat("stopped", progress.step)
@@ -240,10 +220,7 @@ class Training:
         grad_norm = self.steps.do(step, batch, rate)
         if self.layout.knows_at_once:
             self._check_finite()
-        chain = hashlib.sha256(bytes.fromhex(self.progress.windows_sha256))
-        for windows in batch.micro_batches:
-            chain.update(windows.tobytes())
-        self.progress.windows_sha256 = chain.hexdigest()
+        self.progress.chain(batch.micro_batches)
         return grad_norm
 
     def _check_finite(self) -> None:
@@ -310,8 +287,13 @@ class Training:
                 },
             )
 
-    def _validate_and_save(self, scalars: ScalarWriter | None, is_last: bool) -> None:
-        """Write a checkpoint; a periodic one (or the last) has a validation loss."""
+    def _validate_and_save(
+        self, scalars: ScalarWriter | None, is_last: bool, is_stop: bool
+    ) -> None:
+        """Write a checkpoint; a periodic one (or the last) has a validation loss.
+
+        It is written while training goes on; the last one, and that of a stop, is waited for.
+        """
         progress, every = self.progress, self.recipe.train.checkpoint_every_steps
         is_periodic = is_last or progress.step % every == 0
         losses = self.validation_losses() if is_periodic else {}
@@ -323,15 +305,20 @@ class Training:
                 if len(self.names) > 1:
                     values |= {f"validation_{self.names[k]}/loss": x for k, x in losses.items()}
                 scalars.write(progress.step, values)
-            if loss < progress.best_loss:
-                progress.best_step, progress.best_loss = progress.step, loss
+            progress.validated(loss)
         progress.loss_sums = self.steps.losses.sums.tolist()
         progress.loss_steps = list(self.steps.losses.steps)
         progress.balance = list(self.steps.balance.state)
-        weights, moments = self.layout.weights(), self.layout.moments()
         with self.engine.others_wait():
             if self.journal:
-                self.journal.save(weights, moments, vars(progress), is_periodic)
+                self.journal.finish()  # of the save before, or its error: before a collective
+        weights, moments = self.layout.weights(), self.layout.moments()
+        if is_last or is_stop:
+            with self.engine.others_wait():
+                if self.journal:
+                    self.journal.save(weights, moments, vars(progress), is_periodic)
+        elif self.journal:
+            self.journal.save_behind(weights, moments, vars(progress), is_periodic)
 
     def validation_losses(self) -> dict[int, float]:
         """Return for each source the mean loss per target over a fixed sample of its dev windows;

@@ -120,7 +120,7 @@ STILL_SAME = {
 def test_control_a_resume_without_this_mechanism_is_not_equal(
     case: Case, finished_run: RunDir, name: str
 ) -> None:
-    child = case.launch(fault="point=train.step;step=5;action=kill9")
+    child = case.launch(fault="point=train.saved;step=3;action=kill9")
     assert child.status == -signal.SIGKILL, child.text
     child = case.launch(break_it=name)
     assert child.status == 0, child.text
@@ -134,7 +134,7 @@ def test_control_a_resume_without_this_mechanism_is_not_equal(
 def test_control_the_same_resume_with_all_mechanisms_is_equal(
     case: Case, equal: Callable[[RunDir], bool]
 ) -> None:
-    case.launch(fault="point=train.step;step=5;action=kill9")
+    case.launch(fault="point=train.saved;step=3;action=kill9")
     child = case.launch(break_it="nothing")
     assert child.status == 0, child.text
     assert equal(case.run)
@@ -191,7 +191,7 @@ def test_a_stop_signal_in_the_last_step_ends_the_stage_as_done(case: Case) -> No
 def test_t06_a_broken_newest_checkpoint_is_skipped_with_a_warning_and_ends_equal(
     case: Case, equal: Callable[[RunDir], bool], damage: str
 ) -> None:
-    case.launch(fault="point=train.step;step=7;action=kill9")
+    case.launch(fault="point=train.saved;step=6;action=kill9")
     assert list_steps(case.run.checkpoints) == [3, 6]
     newest = case.run.checkpoints / step_name(6)
     path = newest / ("train_state.json" if damage == "delete" else "optimizer.safetensors")
@@ -230,7 +230,7 @@ def test_s18_checkpoints_gone_although_the_run_had_some_is_refused(
 ) -> None:
     finished = Case(case.zygote, launch_words, case.folder / "finished")
     shutil.copytree(finished_run.root, finished.run.root)
-    case.launch(fault="point=train.step;step=4;action=kill9")
+    case.launch(fault="point=train.saved;step=3;action=kill9")
     for one in (case, finished):
         shutil.rmtree(one.run.checkpoints)
     children = [one.start() for one in (case, finished)]  # each waits for the file system a while
@@ -382,6 +382,27 @@ def test_t23_no_room_for_a_checkpoint_is_said_and_earlier_ones_stay(
     assert equal(case.run)
 
 
+# ---- written while training goes on
+
+
+def test_a_stop_signal_while_a_checkpoint_is_being_written_waits_for_it_and_ends_equal(
+    case: Case, equal: Callable[[RunDir], bool]
+) -> None:
+    child = case.launch(
+        fault="point=checkpoint.after_files;step=3;action=sleep:1|"
+        "point=train.step;step=4;action=usr2"
+    )
+    assert child.status == STOPPED, child.text
+    writes, signals = faults.read_log(case.log)
+    assert (writes["step"], signals["step"]) == (3, 4)
+    assert signals["time"] - writes["time"] < 1, "it trained while step 3 was being written"
+    assert list_steps(case.run.checkpoints) == [3, 5]
+    state = read_json(case.run.status_file("train", 0))
+    assert (state["state"], state["step"], state["saved_step"]) == ("stopped", 5, 5)
+    case.goes_on_to_the_end()
+    assert equal(case.run)
+
+
 # ---- two ranks
 
 
@@ -493,6 +514,16 @@ def test_t03_a_rank_0_that_is_frozen_while_it_saves_is_not_waited_for_for_ever(c
     assert "rank 0" in second.text and "didn't answer" in second.text
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
+
+
+def test_t23_no_room_on_rank_0_ends_all_ranks(case: Case, two_ranks: RunDir) -> None:
+    gang = Gang(case)
+    assert gang.train(2, "point=checkpoint.mid_file;step=3;action=enospc;rank=0") == [1, 1]
+    assert case.fired() == [("checkpoint.mid_file", "enospc", 3)]
+    error = read_json(case.run.status_file("train", 0))["error"]
+    assert "checkpoint not written" in error and "bytes are free" in error
+    assert gang.train(2) == [0, 0]
+    assert final_state(case.run) == final_state(two_ranks)
 
 
 def test_the_rank_that_failed_first_has_the_word(case: Case) -> None:
