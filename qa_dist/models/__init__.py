@@ -20,17 +20,20 @@ from qa_dist.models.tags import TagHead
 from qa_dist.recipe import Recipe, form_of, source_names, trained_sources
 
 
-def build_model(recipe: Recipe, classes: Sequence[Sequence[str]]) -> nn.Module:
+def build_model(
+    recipe: Recipe, classes: Sequence[Sequence[str]], is_packed: bool = False
+) -> nn.Module:
     """Load the encoder and put a new head on it for each trained source, whose weights depend on
     train.seed only.
 
-    `classes`: for each of those sources the names of its answer classes or labels. Called with
-    (Batch, number of the source among them) the model returns a summed loss: (). Raises InputError
-    if the encoder can't be loaded.
+    `classes`: for each of those sources the names of its answer classes or labels. `is_packed`:
+    batches are computed as packed rows (attention.py says where that can be). Called with (Batch,
+    number of the source among them) the model returns a summed loss: (). Raises InputError if the
+    encoder can't be loaded.
     """
     if recipe.model.head == "causal_lm":
-        return build_causal_lm(recipe.model, recipe.train.seed)
-    encoder = load_encoder(recipe.model)
+        return build_causal_lm(recipe.model, recipe.train.seed, is_packed)
+    encoder = load_encoder(recipe.model, is_packed)
     places, names = trained_sources(recipe), source_names(recipe)
     hidden_size: int = encoder.config.hidden_size  # type: ignore[assignment,union-attr]
     std: float = getattr(encoder.config, "initializer_range", 0.02)
