@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check format clean slurm-up slurm-down
+.PHONY: setup demo test check bench format clean slurm-up slurm-down
 
 setup: $(VENV)/.installed
 
@@ -29,6 +29,10 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tests/check_mirrors.py
+
+# Ours against what a user would pick instead, side by side: about 20 minutes on an idle machine.
+bench: setup
+	$(BIN)/python benchmarks/all.py
 
 format: setup
 	$(BIN)/ruff format .

@@ -44,7 +44,7 @@ def squad(folder: Path, num_questions: int = 20_000) -> Inputs:
         return Inputs(*found, is_real=True)
     paths = folder / "squad-train.json", folder / "squad-dev.json"
     for path, count, seed in zip(paths, (num_questions, num_questions // 8), (0, 1), strict=True):
-        path.write_text(json.dumps({"version": "1.1", "data": _articles(count, seed)}))
+        path.write_text(json.dumps({"version": "1.1", "data": made_articles(count, seed)}))
     return Inputs(*paths, is_real=False)
 
 
@@ -92,7 +92,7 @@ def _real(*names: str) -> tuple[Path, Path] | None:
     return (first, second) if first.is_file() and second.is_file() else None
 
 
-def _articles(num_questions: int, seed: int) -> list[dict[str, Any]]:
+def made_articles(num_questions: int, seed: int) -> list[dict[str, Any]]:
     """Return articles in SQuAD's form: contexts of about 120 words (40 to 400) of the sample's
     stories, five questions on each, whose answers are one to six words of the context."""
     rng = random.Random(seed)

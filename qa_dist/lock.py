@@ -70,9 +70,9 @@ def _acquire(
             holder = stream.read().strip()  # empty: it was just taken, or is being given back
             if time.monotonic() >= (deadline if holder else has_named):
                 raise InputError(
-                    f"{path.parent}: {what} by {holder or 'another process'}. Wait for it, or stop it in order "
-                    "(python jobs/cancel.py RUN, or kill -TERM), then launch again; for a second "
-                    "run beside it give name=..."
+                    f"{path.parent}: {what} by {holder or 'another process'}. Wait for it, or stop "
+                    "it in order (python jobs/cancel.py RUN, or kill -TERM), then launch again; "
+                    "for a second run beside it give name=..."
                 ) from None
             if holder and not has_told:
                 tell(f"waiting for {holder}, which is ending an earlier attempt")

@@ -11,13 +11,16 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from qa_dist.cluster.heartbeats import read_elements
 from qa_dist.cluster.show import StageProgress
 from qa_dist.cluster.status import StageStatus, collect
 from qa_dist.evaluation.elements import is_each_checkpoint
-from qa_dist.files import read_json, read_status
+from qa_dist.files import read_json
 from qa_dist.run_dir import RunDir
 
 _POLL_S = 1.0
+_ASK_EVERY_S = 15.0  # at the most often, in a long run: all launches ask the same controller
+_ASK_SLOWER = 1.2
 _MOST_FAILED = 5
 _SETTLE_S = 5.0  # a job that has just ended may not have shown its last word on this machine yet
 
@@ -63,20 +66,28 @@ def unfinished(ended: Sequence[StageStatus]) -> list[str]:
 
 
 def _wait_for_stage(run: RunDir, stage: str, progress: StageProgress) -> StageStatus:
+    """Look at its files each second, and ask the queue more and more seldom while all is well."""
     still_since = time.monotonic()
+    ask_after_s, ask_at = _POLL_S, float("-inf")
+    status: StageStatus | None = None
     has_told = False
     while True:
-        found = collect([run], [stage])[0]
-        if found.queue and not has_told:
-            has_told = True
-            progress.say(f"the queue doesn't answer ({found.queue}); waiting until it does")
-        status = found.stages[0]
-        files = {e.index: read_status(run.status_file(stage, e.index)) for e in status.elements}
-        progress.update(files)
-        if status.state == "done":
-            return status
-        if found.queue or status.count("running") or status.count("waiting"):
-            still_since = time.monotonic()
-        elif time.monotonic() - still_since > _SETTLE_S:
-            return status
+        disk = read_elements(run, stage)
+        progress.update({one.index: one.heartbeat for one in disk})
+        if status is None or time.monotonic() >= ask_at or all(one.is_done for one in disk):
+            found = collect([run], [stage])[0]
+            if found.queue and not has_told:
+                has_told = True
+                progress.say(f"the queue doesn't answer ({found.queue}); waiting until it does")
+            status = found.stages[0]
+            if status.state == "done":
+                return status
+            if found.queue or status.count("running") or status.count("waiting"):
+                still_since = time.monotonic()
+                ask_after_s = min(_ASK_EVERY_S, _ASK_SLOWER * ask_after_s)
+            elif time.monotonic() - still_since > _SETTLE_S:
+                return status
+            else:
+                ask_after_s = _POLL_S
+            ask_at = time.monotonic() + ask_after_s
         time.sleep(_POLL_S)

@@ -28,6 +28,7 @@ PATTERN = "rendezvous-*.json"
 """Of the file's name, for jobs that leave one behind when they are killed."""
 INTERFACE_VARIABLE = "QA_DIST_INTERFACE"
 _POLL_S = 0.1
+_POLL_MOST_S = 2.0  # thousands of ranks may look at one folder of a network file system
 
 
 class MissingRankError(Exception):
@@ -74,6 +75,7 @@ def _look(path: Path) -> dict[str, Any] | None:
 
 def _read_address(path: Path, rank: int, timeout: timedelta) -> tuple[str, int]:
     give_up_at = time.monotonic() + timeout.total_seconds()
+    wait_s = _POLL_S
     while (there := _look(path)) is None:
         if time.monotonic() > give_up_at:
             raise MissingRankError(
@@ -81,7 +83,8 @@ def _read_address(path: Path, rank: int, timeout: timedelta) -> tuple[str, int]:
                 f"vain for rank 0's address in {path}: rank 0 didn't start, or this node doesn't "
                 "see that folder"
             )
-        time.sleep(_POLL_S)
+        time.sleep(wait_s)
+        wait_s = min(_POLL_MOST_S, 1.2 * wait_s)
     return str(there["address"]), int(there["port"])
 
 

@@ -42,20 +42,40 @@ def console() -> Console:
     return Console(file=io.StringIO(), width=120)
 
 
+def finish(run: RunDir) -> None:
+    folder = run.checkpoints / step_name(8)
+    folder.mkdir(parents=True)
+    write_marker(folder, step=8)
+    beat(run, "done", 8)
+
+
 def test_it_returns_once_the_stage_is_done(fake_slurm: FakeSlurm, run: RunDir) -> None:
     fake_slurm.says("squeue", "7|N/A|RUNNING|None|n1|1700000000|(null)\n")
-
-    def finish() -> None:
-        folder = run.checkpoints / step_name(8)
-        folder.mkdir(parents=True)
-        write_marker(folder, step=8)
-        beat(run, "done", 8)
-
-    timer = threading.Timer(0.5, finish)
+    timer = threading.Timer(0.5, finish, [run])
     started = time.monotonic()
     timer.start()
     (status,) = wait.wait_for_stages(run, ["train"], console())
     assert status.state == "done" and time.monotonic() - started > 0.4
+
+
+@pytest.mark.parametrize(("slower", "least", "most"), [(1000.0, 2, 2), (1.0, 4, 1000)])
+def test_the_queue_is_asked_more_and_more_seldom(
+    fake_slurm: FakeSlurm,
+    run: RunDir,
+    monkeypatch: pytest.MonkeyPatch,
+    slower: float,
+    least: int,
+    most: int,
+) -> None:
+    monkeypatch.setattr(wait, "_ASK_SLOWER", slower)
+    fake_slurm.says("squeue", "7|N/A|RUNNING|None|n1|1700000000|(null)\n")
+    timer = threading.Timer(2.0, finish, [run])
+    timer.start()
+    (status,) = wait.wait_for_stages(run, ["train"], console())
+    timer.join()
+    assert status.state == "done"
+    asked = sum(call.startswith("squeue") for call in fake_slurm.calls)
+    assert least <= asked <= most, "the last time to tell how it ended"
 
 
 def test_a_job_that_has_gone_ends_the_waiting(fake_slurm: FakeSlurm, run: RunDir) -> None:
