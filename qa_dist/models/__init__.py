@@ -15,7 +15,6 @@ from qa_dist.models.causal_lm import build_causal_lm
 from qa_dist.models.encoder import load_encoder
 from qa_dist.models.multitask import MultitaskModel, add_adapters
 from qa_dist.models.span import SpanHead
-from qa_dist.models.span_crf import SpanCrfHead
 from qa_dist.models.tags import TagHead
 from qa_dist.recipe import Recipe, form_of, source_names, trained_sources
 
@@ -60,5 +59,7 @@ def _new_head(recipe: Recipe, place: int, hidden_size: int, num_classes: int) ->
     if form_of(recipe, recipe.sources[place]) == "tags":
         return TagHead(hidden_size, num_classes)
     if recipe.model.head == "span_crf":
+        from qa_dist.models.span_crf import SpanCrfHead  # and pytorch-crf with it
+
         return SpanCrfHead(hidden_size)
     return SpanHead(hidden_size, num_classes)
