@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 TASKS = ("squad", "coqa", "ner", "prompted_qa")
 HEADS = ("span", "span_crf", "causal_lm")
 PRECISIONS = ("auto", "bf16", "fp32")
+PACKINGS = ("auto", "on", "off")
 BAD_RECORD_POLICIES = ("skip", "stop")
 EVALUATE_WHEN = ("at_end", "each_checkpoint")
 MIXINGS = ("round_robin", "proportional", "temperature")
@@ -123,6 +124,9 @@ class Train:
     """Global gradient norm is clipped to this; 0: not clipped."""
     precision: str = "auto"
     """"bf16" (autocast, weights in fp32), "fp32", or "auto": bf16 where it's computed natively."""
+    packing: str = "auto"
+    """"on": a micro-batch is one row of tokens without padding (BERT, RoBERTa, ELECTRA, ALBERT,
+    Qwen2; no attention dropout); "off": padded; "auto": on where it can be on a GPU, in bf16."""
     engine: str = "ddp"
     """"ddp": all on each rank; sharded over ranks: "fsdp" all, DeepSpeed's "zero1" the moments,
     "zero2" gradients too, "zero3" weights too. A run may go on with another one."""

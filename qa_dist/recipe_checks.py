@@ -19,6 +19,7 @@ from qa_dist.recipe import (
     HEADS,
     MIXINGS,
     OPTIMIZERS,
+    PACKINGS,
     PRECISIONS,
     QUANTIZATIONS,
     TASKS,
@@ -106,6 +107,7 @@ CHOICES = {
     "train.balance": BALANCES,
     "train.optimizer": OPTIMIZERS,
     "train.precision": PRECISIONS,
+    "train.packing": PACKINGS,
     "train.engine": ENGINES,
     "evaluation.when": EVALUATE_WHEN,
 }
@@ -224,6 +226,9 @@ def _check_head(recipe: Recipe) -> Iterator[str]:
         yield f"{given}: expected none without model.head=causal_lm and model.lora_rank > 0"
     if model.freeze_encoder and is_writer and not model.lora_rank:
         yield "model.freeze_encoder=true: expected model.lora_rank > 0: else nothing is trained"
+    if train.packing == "on" and model.attention_dropout:
+        given = f"model.attention_dropout={model.attention_dropout}"
+        yield f"{given}: expected 0 with train.packing=on; packed attention has no dropout"
     if is_writer and model.hidden_dropout is not None:
         given = f"model.hidden_dropout={model.hidden_dropout}"
         yield f"{given}: expected nothing with model.head=causal_lm; there is model.lora_dropout"

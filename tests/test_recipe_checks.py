@@ -139,6 +139,13 @@ def test_sources_relations() -> None:
         ),
         (["squad", "ner"], {"only": "coqa"}, "train.only=coqa: expected all, or one of squad, ner"),
         (["squad"], {"document_context": True}, "data.document_context=true: expected false"),
+        (
+            ["squad"],
+            {"packing": "on", "attention_dropout": 0.1},
+            "model.attention_dropout=0.1: expected 0 with train.packing=on",
+        ),
+        (["squad"], {"packing": "on"}, ""),
+        (["squad"], {"attention_dropout": 0.1}, ""),
         (["squad", "ner"], {"document_context": True}, ""),
         (["squad", "ner"], {"only": "ner"}, ""),
         (["squad", "ner"], {"lora_rank": 4}, ""),

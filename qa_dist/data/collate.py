@@ -49,12 +49,20 @@ class Batch:
         """Return the batch on `device`."""
         if device.type == "cpu":
             return self
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True)
+        tensors: dict[str, Any] = {
+            name: moved(value, device)
             for name, value in vars(self).items()
             if isinstance(value, torch.Tensor)
         }
-        return replace(self, **moved)
+        return replace(self, **tensors)
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a CPU's tensor on `device`; a GPU fetches it while the host goes on, which needs
+    memory that stays in its place."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def collate(

@@ -85,7 +85,7 @@ def _load_model(run: RunDir, recipe: Recipe, prepared: Prepared, step: int) -> n
     path = run.checkpoints / step_name(step)
     try:
         with reading(path):
-            return load_trained(recipe, prepared, load_model_state(path))
+            return load_trained(run, recipe, prepared, load_model_state(path))
     except BrokenFileError as error:
         raise InputError(f"{error}. Launch the run again: it makes what is broken anew") from error
 

@@ -44,6 +44,7 @@ from qa_dist.files import (
     write_status,
 )
 from qa_dist.models import build_model
+from qa_dist.models.attention import resolve_packing
 from qa_dist.recipe import Recipe, Source, form_of, source_splits, trained_sources
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
@@ -91,7 +92,7 @@ def _evaluate(run: RunDir, element: int, step: int, split: str, shard_name: str)
         raise InputError(f"{error}. Delete it and launch the run again") from error
     of = origin(run, step)
     place = next(s.source for s in source_splits(recipe) if s.name == split)
-    model = load_trained(recipe, prepared, state)
+    model = load_trained(run, recipe, prepared, state)
 
     def load(data: Split) -> Predictor:
         return make_predictor(run, recipe, model, place, data)
@@ -124,12 +125,21 @@ def _evaluate(run: RunDir, element: int, step: int, split: str, shard_name: str)
     return data.num_windows
 
 
-def load_trained(recipe: Recipe, prepared: Prepared, state: Mapping[str, Any] | None) -> nn.Module:
+def load_trained(
+    run: RunDir, recipe: Recipe, prepared: Prepared, state: Mapping[str, Any] | None
+) -> nn.Module:
     """Return the recipe's model with a checkpoint's weights (None: as before training), in
-    evaluation mode on its device."""
+    evaluation mode on its device.
+
+    Batches are packed where they can be here, however the run was trained: it changes no more than
+    the rounding. A model that writes pads its prompts on the left.
+    """
     dev = {split.source: split.name for split in source_splits(recipe) if split.part == "dev"}
     classes = [prepared.classes(dev[place]) for place in trained_sources(recipe)]
-    model = build_model(recipe, classes)
+    is_writer = recipe.model.head == "causal_lm"
+    packing = "off" if is_writer else recipe.train.packing
+    is_packed, _ = resolve_packing(packing, recipe.model, run_precision(run))
+    model = build_model(recipe, classes, is_packed)
     if state is not None:
         model.load_state_dict(state)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from qa_dist.data.collate import Batch
+from qa_dist.data.collate import Batch, Positions, moved
+from qa_dist.models.attention import is_packed, make_packed, pack
 from qa_dist.recipe import Model
 from qa_dist.records import InputError
 
@@ -39,6 +40,8 @@ class CausalLmModel(nn.Module):
         super().__init__()
         self.language_model: Any = language_model
         self.has_adapter = has_adapter
+        self.is_packed = is_packed(language_model)
+        """Whether batches are computed as packed rows; a packed model can't write answers."""
         self.register_buffer(BASE_DIGEST, torch.tensor(list(base_digest), dtype=torch.uint8))
 
     def forward(self, batch: Batch, source: int = 0) -> torch.Tensor:
@@ -47,14 +50,19 @@ class CausalLmModel(nn.Module):
         causal: Any = self.language_model
         if self.has_adapter:
             causal = causal.base_model.model
-        hidden = causal.get_decoder()(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-        ).last_hidden_state  # (B, T, H)
+        ids, starts = batch.input_ids, np.arange(len(batch.lengths)) * batch.input_ids.shape[1]
+        inputs: dict[str, Any] = {}  # nothing looks to its right, where padding is: no mask
+        if self.is_packed:
+            row = pack(batch)
+            places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+            inputs = {"position_ids": row.take(places), **row.arguments}
+            ids, starts = row.take(ids), np.cumsum(batch.lengths) - batch.lengths
+        hidden = causal.get_decoder()(input_ids=ids, use_cache=False, **inputs).last_hidden_state
         # A token is foretold at the one before it. Logits of prompts would be most of the memory.
-        places = _answer_places(batch).to(hidden.device, non_blocking=True)  # (N,)
-        before = hidden.flatten(0, 1).index_select(0, places - 1)  # (N, H)
+        answers = moved(_answer_places(batch, starts), hidden.device)  # (N,)
+        before = hidden.flatten(0, 1).index_select(0, answers - 1)  # (N, H)
         logits = causal.get_output_embeddings()(before)  # (N, V)
-        targets = batch.input_ids.flatten().index_select(0, places)  # (N,)
+        targets = ids.flatten().index_select(0, answers)  # (N,)
         return nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
 
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
@@ -95,19 +103,20 @@ class CausalLmModel(nn.Module):
             yield
 
 
-def _answer_places(batch: Batch) -> torch.Tensor:
-    """Return where the answers' tokens are in the flattened batch: (N,), on the CPU, row by row.
+def _answer_places(batch: Batch, starts: Positions) -> torch.Tensor:
+    """Return where the answers' tokens are, (N,), on the CPU, window by window; `starts`: where
+    each window begins, (B,).
 
     From what the host knows of a batch: `candidate_mask` on a GPU would make it wait for the GPU.
     """
-    starts = np.arange(len(batch.lengths)) * batch.input_ids.shape[1]
     # An answer ends its window.
     bounds = zip(starts + batch.context_at, starts + batch.lengths, strict=True)
     return torch.from_numpy(np.concatenate([np.arange(first, end) for first, end in bounds]))
 
 
-def build_causal_lm(model: Model, seed: int) -> CausalLmModel:
+def build_causal_lm(model: Model, seed: int, as_rows: bool = False) -> CausalLmModel:
     """Load the base model and put new adapters on it, whose weights depend on `seed` only.
+    `as_rows`: it computes batches as packed rows (attention.py).
 
     Raises InputError naming model.name if the base can't be loaded.
     """
@@ -141,6 +150,8 @@ def build_causal_lm(model: Model, seed: int) -> CausalLmModel:
         raise InputError(
             f"model.name={model.name}: can't load this language model ({reason}). {_EXPECTED}"
         ) from error
+    if as_rows:
+        make_packed(language_model)
     if model.gradient_checkpointing:
         enable = getattr(
             language_model,

@@ -17,13 +17,15 @@ from torch import nn
 
 from qa_dist.data.collate import Batch
 from qa_dist.data.tokenizer import read_model_config
+from qa_dist.models.attention import FAMILIES, is_packed, make_packed, pack
 from qa_dist.models.dropout import use_fast_dropout
 from qa_dist.recipe import Model
 from qa_dist.records import InputError
 
 
-def load_encoder(model: Model) -> nn.Module:
-    """Load an encoder in fp32, with the recipe's dropout.
+def load_encoder(model: Model, as_rows: bool = False) -> nn.Module:
+    """Load an encoder in fp32, with the recipe's dropout. `as_rows`: it computes batches as
+    packed rows (attention.py).
 
     Raises InputError naming model.name if it can't be loaded.
     """
@@ -56,6 +58,8 @@ def load_encoder(model: Model) -> nn.Module:
     _check_complete(model.name, encoder, found["missing_keys"])
     _mend_padding(encoder)
     use_fast_dropout(encoder)
+    if as_rows:
+        make_packed(encoder)
     if model.gradient_checkpointing and not encoder.supports_gradient_checkpointing:
         kind = type(encoder).__name__
         raise InputError(f"model.gradient_checkpointing=true: {kind} can't do that; leave it out")
@@ -75,12 +79,39 @@ def without_pooler(config: Any) -> dict[str, bool]:
 
 
 def encode(encoder: nn.Module, batch: Batch) -> torch.Tensor:
-    """Return the last hidden states of a batch: (B, T, H)."""
-    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    """Return the last hidden states of a batch: (B, T, H); of a packed encoder, 0 in padding."""
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids}
     if getattr(encoder.config, "type_vocab_size", 0) > 1:
         inputs["token_type_ids"] = batch.token_type_ids
-    hidden: torch.Tensor = encoder(**inputs).last_hidden_state
-    return hidden
+    if not is_packed(encoder):
+        hidden: torch.Tensor = encoder(**inputs, attention_mask=_mask(encoder, batch))[0]
+        return hidden
+    row = pack(batch)
+    inputs = {name: row.take(rectangle) for name, rectangle in inputs.items()}
+    positions = row.take(_positions(encoder.config, batch))
+    hidden = encoder(**inputs, position_ids=positions, **row.arguments)[0]
+    return row.put(hidden, len(batch.input_ids))
+
+
+def _mask(encoder: Any, batch: Batch) -> torch.Tensor | None:
+    """Return what tells an encoder where padding is; None where there is none.
+
+    Four dimensions are taken as they are; of two, transformers asks each time whether they hide
+    anything, for which the host waits for a GPU, and makes (B, 1, T, T) of them.
+    """
+    mask, config = batch.attention_mask, encoder.config
+    if mask is None or config.model_type not in FAMILIES or config._attn_implementation != "sdpa":
+        return mask
+    return mask[:, None, None]
+
+
+def _positions(config: Any, batch: Batch) -> torch.Tensor:
+    """Return each token's position in its window as its encoder counts it: (B, T)."""
+    ids = batch.input_ids
+    if config.model_type == "roberta":  # from the one after padding's, which tokens like it have
+        is_counted = ids != int(config.pad_token_id)
+        return is_counted.cumsum(1) * is_counted + int(config.pad_token_id)
+    return torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
 
 
 def _reason(error: Exception) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from qa_dist.data.collate import Batch
+from qa_dist.models.attention import is_packed
 from qa_dist.models.encoder import encode
 from qa_dist.recipe import Model
 
@@ -44,6 +45,11 @@ class MultitaskModel(nn.Module):
         if len(self.names) > 1 and hasattr(self.encoder, "peft_config"):
             self._use_adapter(self.names[source])
         return encode(self.encoder, batch)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether batches are computed as packed rows."""
+        return is_packed(self.encoder)
 
     def owners(self) -> dict[str, int]:
         """Return the source that a parameter alone serves, by name: of heads and adapters, where

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qa_dist.data.collate import Batch
+from qa_dist.data.collate import Batch, moved
 from qa_dist.models.crf import LinearChainCRF
 from qa_dist.text.decode import SpanScores
 
@@ -66,7 +66,7 @@ class SpanCrfHead(nn.Module):
         """Return emissions (B, S, 3), mask (B, S) and positions in the window (B, S) of the
         context's tokens. A window without any has one step."""
         width = batch.input_ids.shape[1]
-        first = torch.from_numpy(batch.context_at).to(hidden.device, non_blocking=True)
+        first = moved(torch.from_numpy(batch.context_at), hidden.device)
         steps = torch.arange(width - int(batch.context_at.min()), device=hidden.device)
         positions = (first[:, None] + steps).clamp(max=width - 1)
         mask = steps < _context_mask(batch).sum(1, keepdim=True).clamp(min=1)
@@ -103,6 +103,6 @@ class SpanCrfHead(nn.Module):
 
 def _context_mask(batch: Batch) -> Tensor:
     """Return which tokens are the context's, (B, T): the candidates without the null position."""
-    nulls_at = torch.from_numpy(batch.nulls_at).to(batch.candidate_mask.device, non_blocking=True)
+    nulls_at = moved(torch.from_numpy(batch.nulls_at), batch.candidate_mask.device)
     places = torch.arange(batch.candidate_mask.shape[1], device=nulls_at.device)
     return batch.candidate_mask & (places != nulls_at[:, None])

@@ -43,6 +43,24 @@ def resolve_precision(precision: str) -> str:
     return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
 
 
+class _Vote:
+    """A number on its way from the device to the host, which waits for no more than what it was
+    computed from."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        is_cuda = value.device.type == "cuda"
+        self._host = torch.empty(value.shape, pin_memory=is_cuda)
+        self._host.copy_(value, non_blocking=True)
+        self._event = torch.cuda.Event() if is_cuda else None
+        if self._event:
+            self._event.record()
+
+    def read(self) -> float:
+        if self._event:
+            self._event.synchronize()
+        return float(self._host.item())
+
+
 class Engine:
     """One rank of a run."""
 
@@ -87,7 +105,7 @@ class Engine:
             timeout = timedelta(seconds=self.timeout_s)
             self._on_cpu = torch.distributed.new_group(backend="gloo", timeout=timeout)
         self._stop_asked = False
-        self._stop_votes: torch.Tensor | None = None
+        self._stop_vote: _Vote | None = None
         self._old_handlers: dict[signal.Signals, Any] = {}
 
     def wrap_replicated(self, model: nn.Module) -> Any:
@@ -196,14 +214,16 @@ class Engine:
     def should_stop(self) -> bool:
         """Return whether any rank was asked to stop: the same answer on each rank.
 
-        On CUDA the answer is one call old: reading a finished reduction doesn't hold the device up.
+        On CUDA the answer is one call old: to read the newest, the host would wait for all that
+        the device was given.
         """
         if self.world_size == 1:
             return self._stop_asked
-        new = self.sum_over_ranks(torch.tensor([float(self._stop_asked)], device=self.device))
-        old, self._stop_votes = self._stop_votes, new
-        votes = old if self.device.type == "cuda" else new
-        return votes is not None and bool(votes.item() > 0)
+        asked = torch.full((1,), float(self._stop_asked), device=self.device)
+        new = _Vote(self.sum_over_ranks(asked))
+        old, self._stop_vote = self._stop_vote, new
+        vote = old if self.device.type == "cuda" else new
+        return vote is not None and vote.read() > 0
 
     def close(self) -> None:
         """Give signals back and leave the process group, so that no rank aborts at exit."""

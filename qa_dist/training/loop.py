@@ -24,6 +24,7 @@ from qa_dist.data.prepared import Prepared, read_prepared
 from qa_dist.files import read_json
 from qa_dist.lock import locked
 from qa_dist.models import build_model
+from qa_dist.models.attention import resolve_packing
 from qa_dist.models.parameters import count_parameters, show_parameters
 from qa_dist.recipe import Recipe, source_names, trained_sources
 from qa_dist.recipe_loading import load_saved_recipe
@@ -51,16 +52,21 @@ def train(run: RunDir, readers: Readers = NO_READERS) -> str:
     Raises InputError (prepared data missing, checkpoint of another run) and DivergedError.
     """
     recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
-    # Resolved once: a run that started in bf16 stays so, wherever it goes on.
-    precision = read_json(run.run_json).get("precision")
-    engine = Engine(precision or resolve_precision(recipe.train.precision), run.status)
+    # Resolved once: a run that started in bf16, or packed, stays so, wherever it goes on.
+    facts = read_json(run.run_json)
+    precision = facts.get("precision") or resolve_precision(recipe.train.precision)
+    engine = Engine(precision, run.status)
     engine.watch_for_stop()
     try:
+        packing = facts.get("packing", "off" if "precision" in facts else recipe.train.packing)
+        is_packed, obstacle = resolve_packing(packing, recipe.model, precision)
+        if obstacle and engine.rank == 0:
+            print(f"train.packing=auto: batches are padded, as {obstacle}", flush=True)
         with ExitStack() as stack:
             with engine.others_wait():
                 if engine.rank == 0:
                     stack.enter_context(_taken_over(run, engine.timeout_s + _LET_GO_S))
-                    update_run(run, precision=engine.precision)
+                    update_run(run, precision=precision, packing="on" if is_packed else "off")
             facts = engine.broadcast(read_json(run.run_json))
             return Training(run, recipe, prepared, engine, facts, readers).run_to_end()
     except RuntimeError as error:
@@ -102,7 +108,8 @@ class Training:
         if engine.rank == 0:
             self.journal = Journal(run, recipe.train, facts, prepared.fingerprint, self.num_steps)
             self.journal.readers = readers
-        self.model = build_model(recipe, self.batches.classes)
+        is_packed = facts.get("packing") == "on"
+        self.model = build_model(recipe, self.batches.classes, is_packed)
         self.model.to(engine.device)
         if engine.rank == 0:
             print("parameters:", *show_parameters(count_parameters(self.model)), sep="\n  ")

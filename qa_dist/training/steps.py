@@ -144,7 +144,9 @@ class Steps:
         if len(windows):
             self.seen.windows += len(windows)
             self.seen.tokens += tensors.num_tokens
-            self.seen.padded_tokens += tensors.input_ids.numel()
+            is_packed = self.layout.module.is_packed
+            size = tensors.num_tokens if is_packed else tensors.input_ids.numel()
+            self.seen.padded_tokens += size
         factor = weight if len(windows) else 0.0
 
         def compute_loss() -> torch.Tensor:

@@ -63,6 +63,25 @@ def test_e05_scores_are_equal_to_the_last_digit_for_1_2_and_7_shards(
     assert len(texts) > 5 and len(f1s) > 1, "control: answers and scores differ"
 
 
+@pytest.mark.parametrize(
+    "settings", [("coqa",), ("squad_v2", "model.head=span_crf")], ids=["span", "span_crf"]
+)
+def test_packed_batches_give_the_same_answers(new_run: NewRun, settings: tuple[str, ...]) -> None:
+    kind, *more = settings
+    rows = []
+    for packing in ("off", "on"):
+        run = new_run(kind, 1, f"train.packing={packing}", *more)
+        recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
+        model: Any = predict.load_trained(run, recipe, prepared, None)
+        assert model.is_packed == (packing == "on")
+        evaluate_all(run)
+        rows.append(rows_of(run))
+    for ours, theirs in zip(*rows, strict=True):
+        assert [ours[k] for k in ("id", "text", "f1")] == [theirs[k] for k in ("id", "text", "f1")]
+        assert ours["null_odds"] == pytest.approx(theirs["null_odds"], abs=0.02)
+    assert len({row["text"] for row in rows[0]}) > 5, "control: answers differ"
+
+
 def test_another_batch_size_gives_the_same_answers(new_run: NewRun) -> None:
     runs = [new_run("coqa", 1), new_run("coqa", 1, "evaluation.batch_tokens=96")]
     for run in runs:
