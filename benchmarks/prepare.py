@@ -259,8 +259,11 @@ def _coqa_rows(folder: Path, model: Path, runs: int, note: str) -> Iterator[Row]
         folder / "coqa-whole", model, "coqa", inputs.train, inputs.dev, max_question_tokens=220
     )
     whole.make()
-    used = {shard.example(i)["id"] for shard in whole.prepared.open("train").shards
-            for i in range(shard.num_examples)}
+    used = {
+        shard.example(i)["id"]
+        for shard in whole.prepared.open("train").shards
+        for i in range(shard.num_examples)
+    }
     theirs = Theirs(folder, model, [row for row in flat if row["id"] in used])
     mine = [ids for ids, _, _ in whole.windows()]
     if mine != [ids for ids, _, _ in theirs.windows()]:

@@ -50,9 +50,7 @@ def read_passage(
     examples: dict[str, Example] = {}
     for ordinal, question in enumerate(questions):
         try:
-            example = _read_question(
-                question, ordinal, context, group, report, for_training
-            )
+            example = _read_question(question, ordinal, context, group, report, for_training)
         except BadRecordError as error:
             report(error.record_id, error.reason)
             continue
