@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from inputs import Inputs, coqa, encoder, squad
-from side_by_side import Row, compared, in_turn, measured, run_script
+from side_by_side import Row, compared, in_turn, run_script
 
 MAX_LENGTH, STRIDE, HISTORY_TURNS = 384, 128, 2
 COPIES = 6

@@ -72,7 +72,7 @@ def write_questions(path: Path, num: int) -> None:
                 stream.write(f'{{"title": "article {number}", "paragraphs": [')
             else:
                 stream.write(", ")
-            text = rng.choices(words, k=28) + [str(number), str(rng.randrange(10**6))]
+            text = [*rng.choices(words, k=28), str(number), str(rng.randrange(10**6))]
             asked = []
             for k in range(QUESTIONS):
                 first = rng.randrange(len(text))

@@ -9,7 +9,7 @@ next time. All other tokenizers encode whole texts. The result is the same, toke
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -44,14 +44,14 @@ class TextEncoder:
             return encode_contexts(self.tokenizer, texts)
         at, counts, bounds = self._find(every, [len(row) for row in words])
         lengths = np.fromiter(map(len, every), np.int64, len(every)) + 1  # with the blank behind
-        starts = lengths.cumsum() - lengths
+        places = lengths.cumsum() - lengths
         firsts = np.cumsum([0, *map(len, words[:-1])])
-        starts -= starts[firsts].repeat([len(row) for row in words])  # from its text's first
-        shifts = starts.astype(np.int32).repeat(counts)
-        columns = self._token_ids[at], self._starts[at] + shifts, self._ends[at] + shifts
+        places -= places[firsts].repeat([len(row) for row in words])  # from its text's first
+        shifts = places.astype(np.int32).repeat(counts)
+        ids, starts, ends = self._token_ids[at], self._starts[at] + shifts, self._ends[at] + shifts
         return [
-            TokenizedContext(*(column[first:end] for column in columns))
-            for first, end in zip(bounds[:-1], bounds[1:], strict=True)
+            TokenizedContext(ids[first:end], starts[first:end], ends[first:end])
+            for first, end in pairwise(bounds)
         ]
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -62,7 +62,7 @@ class TextEncoder:
             return encode_ids(self.tokenizer, texts)
         at, _, bounds = self._find(every, [len(row) for row in words])
         ids: list[int] = self._token_ids[at].tolist()
-        return [ids[first:end] for first, end in zip(bounds[:-1], bounds[1:], strict=True)]
+        return [ids[first:end] for first, end in pairwise(bounds)]
 
     def _find(self, words: list[str], per_text: list[int]) -> tuple[Ints, Ints, list[int]]:
         """Return where the words' tokens are kept, how many each word has, and the texts' bounds
