@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,9 @@ _DTYPES: dict[str, str] = {
     "window_targets": "uint32",  # what the loss is divided by: spans, labelled words, tokens
 }
 
+_WINDOW = ("example", "from", "to", "kind", "start", "end", "length", "targets")
+_FACTS = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
 
 def token_dtype(vocab_size: int) -> str:
     """Return the smallest unsigned type that holds each token id."""
@@ -69,20 +73,27 @@ class ShardWriter:
         self._dtypes = {k: np.dtype(tokens if v == "tokens" else v) for k, v in _DTYPES.items()}
         self._streams = {name: (self._temporary / f"{name}.part").open("wb") for name in _DTYPES}
         self._counts = dict.fromkeys(_DTYPES, 0)
-        self._pending: dict[str, list[int]] = {
-            name: [] for name in _DTYPES if name.startswith("window_") or name == "example_context"
+        # What isn't written yet: rows of ragged arrays, pieces of flat ones, whole windows.
+        self._rows: dict[str, list[Any]] = {
+            name: [] for name in _DTYPES if f"{name}_offsets" in _DTYPES
         }
+        self._pieces: dict[str, list[Any]] = {
+            name: [] for name in ("char_starts", "char_ends", "context_labels")
+        }
+        self._example_context: list[int] = []
+        self._windows: list[tuple[int, ...]] = []
+        self._num_contexts = self._num_examples = self._num_windows = 0
         for name in _DTYPES:
             if name.endswith("_offsets"):
                 self._append(name, np.zeros(1))
 
     @property
     def num_windows(self) -> int:
-        return self._counts["window_length"] + len(self._pending["window_length"])
+        return self._num_windows
 
     @property
     def num_examples(self) -> int:
-        return self._counts["example_json_offsets"] - 1
+        return self._num_examples
 
     def add_context(
         self,
@@ -96,22 +107,23 @@ class ShardWriter:
 
         `labels`: of each token, for the form "tags" only.
         """
-        self._add_ragged("context_tokens", token_ids)
-        self._append("char_starts", char_starts)
-        self._append("char_ends", char_ends)
-        self._append("context_labels", np.asarray(labels))
-        self._add_ragged("context_text", np.frombuffer(text.encode(), dtype=np.uint8))
-        return self._counts["context_text_offsets"] - 2
+        self._rows["context_tokens"].append(token_ids)
+        self._pieces["char_starts"].append(char_starts)
+        self._pieces["char_ends"].append(char_ends)
+        self._pieces["context_labels"].append(labels)
+        self._rows["context_text"].append(text.encode())
+        self._num_contexts += 1
+        return self._num_contexts - 1
 
     def add_example(
         self, context: int, question_tokens: Sequence[int], facts: Mapping[str, Any]
     ) -> int:
         """Add one question about context number `context`; return its number in this shard."""
-        self._add_ragged("question_tokens", np.asarray(question_tokens, dtype=np.int64))
-        text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        self._add_ragged("example_json", np.frombuffer(text.encode(), dtype=np.uint8))
-        self._pending["example_context"].append(context)
-        return self.num_examples - 1
+        self._rows["question_tokens"].append(question_tokens)
+        self._rows["example_json"].append(_FACTS.encode(facts).encode())
+        self._example_context.append(context)
+        self._num_examples += 1
+        return self._num_examples - 1
 
     def add_window(
         self,
@@ -123,13 +135,9 @@ class ShardWriter:
     ) -> None:
         """Add one window: half-open `window` of context tokens; `target` is (kind, first token,
         last token)."""
-        for name, value in zip(
-            ("example", "from", "to", "kind", "start", "end", "length", "targets"),
-            (example, *window, *target, length, num_targets),
-            strict=True,
-        ):
-            self._pending[f"window_{name}"].append(value)
-        if len(self._pending["window_length"]) >= _FLUSH_ROWS:
+        self._windows.append((example, *window, *target, length, num_targets))
+        self._num_windows += 1
+        if len(self._windows) >= _FLUSH_ROWS:
             self._flush()
 
     def finish(self, **facts: Any) -> dict[str, Any]:
@@ -196,15 +204,33 @@ class ShardWriter:
                 stream.close()
         delete_folder(self._temporary)
 
-    def _add_ragged(self, name: str, values: NDArray[Any]) -> None:
-        self._append(name, values)
-        self._append(f"{name}_offsets", np.array([self._counts[name]]))
-
     def _append(self, name: str, values: NDArray[Any]) -> None:
-        self._streams[name].write(np.ascontiguousarray(values, dtype=self._dtypes[name]).tobytes())
+        self._streams[name].write(np.ascontiguousarray(values, dtype=self._dtypes[name]).data)
         self._counts[name] += len(values)
 
     def _flush(self) -> None:
-        for name, values in self._pending.items():
-            self._append(name, np.asarray(values))
-            values.clear()
+        for name, rows in self._rows.items():
+            ends = np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)))
+            self._append(f"{name}_offsets", self._counts[name] + ends)
+            self._append(name, _joined(rows))
+            rows.clear()
+        for name, pieces in self._pieces.items():
+            self._append(name, _joined(pieces))
+            pieces.clear()
+        self._append("example_context", np.array(self._example_context, np.int64))
+        self._example_context.clear()
+        columns = np.array(self._windows, np.int64).reshape(-1, len(_WINDOW)).T
+        for name, column in zip(_WINDOW, columns, strict=True):
+            self._append(f"window_{name}", column)
+        self._windows.clear()
+
+
+def _joined(rows: list[Any]) -> NDArray[Any]:
+    """Return rows of one kind (bytes, lists of numbers or arrays) as one array."""
+    if not rows:
+        return np.zeros(0, np.int64)
+    if isinstance(rows[0], bytes):
+        return np.frombuffer(b"".join(rows), np.uint8)
+    if isinstance(rows[0], np.ndarray):
+        return np.concatenate(rows)
+    return np.fromiter(chain.from_iterable(rows), np.int64)

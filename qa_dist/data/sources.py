@@ -132,6 +132,7 @@ class JsonRecords:
     def __init__(self, path: Path, index: RecordIndex) -> None:
         self.index = index
         self._path, self._file = path, OpenedFile(path)
+        self._named = -1, ""  # the group whose name was asked for last, and that name
 
     def read(self, record: int) -> dict[str, Any]:
         """Read record number `record`; BadRecordError if it isn't strict JSON or no object."""
@@ -150,12 +151,14 @@ class JsonRecords:
     def group_name(self, record: int) -> str:
         """Return the article's title; "group-00003" where it has none."""
         group = int(self.index.groups[record])
-        start, end = int(self.index.name_starts[group]), int(self.index.name_ends[group])
-        try:
-            name = read_json_record(self._file.stream, start, end) if start >= 0 else ""
-        except BadRecordError:
-            name = ""
-        return name.strip() or f"group-{group:05d}"
+        if self._named[0] != group:
+            start, end = int(self.index.name_starts[group]), int(self.index.name_ends[group])
+            try:
+                name = read_json_record(self._file.stream, start, end) if start >= 0 else ""
+            except BadRecordError:
+                name = ""
+            self._named = group, name.strip() or f"group-{group:05d}"
+        return self._named[1]
 
 
 class LineRecords(JsonRecords):

@@ -265,7 +265,8 @@ def _with_case(name: str, backend: Tokenizer, lower_case: bool) -> Tokenizer:
         part["lowercase"] = lower_case
     if lower_case and not bert_parts:
         parts.append({"type": "Lowercase"})
-    state["normalizer"] = {"type": "Sequence", "normalizers": parts} if parts else None
+    whole = {"type": "Sequence", "normalizers": parts} if len(parts) > 1 else None
+    state["normalizer"] = parts[0] if len(parts) == 1 else whole
     changed = Tokenizer.from_str(json.dumps(state))
     if _lower_cases(changed) != lower_case:
         raise InputError(

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 from qa_dist.text.metrics import answer_tokens
@@ -18,6 +20,8 @@ CharSpan = tuple[int, int]
 
 _MAX_PIECES = 8  # of one word; more (an address, a chain of hyphens) are taken as one
 _MAX_SPAN_TOKENS = 200  # longer ones no model is asked for
+
+_CACHED_WORDS = 1 << 14  # about 10 MB when full
 
 _WORD = re.compile(r"\S+")
 # What a span may start and end with inside a word: "Cotton" of "Cotton's", but 1.5 is one piece.
@@ -86,26 +90,32 @@ class _Part(NamedTuple):
     """As the metric splits it: mostly one token."""
 
 
+class _Word(NamedTuple):
+    """What is known of a word wherever it stands: its parts count from its first character."""
+
+    parts: tuple[_Part, ...]
+    """In ascending order of start, then of end."""
+    tails: tuple[_Part, ...]
+    """Those that begin where the word's first part does."""
+    num_tokens: int
+    tokens: tuple[str, ...]
+    """Those of its parts, each once."""
+
+
 class Words:
     """A text's words and the metric's tokens in them, found once for many answers."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.starts: list[int] = []
-        self.parts: list[list[_Part]] = []
-        """Of each word, in ascending order of start, then of end."""
-        self.num_before = [0]
+        self.starts = [match.start() for match in _WORD.finditer(text)]
+        self.words = [_read_word(word) for word in _WORD.findall(text)]
+        self.num_before = [0, *accumulate(word.num_tokens for word in self.words)]
         """Tokens before each word; last, all of them."""
-        self.places: dict[str, list[int]] = {}
+        self.places: defaultdict[str, list[int]] = defaultdict(list)
         """Token -> the numbers of the words that have a part with it, ascending."""
-        for number, match in enumerate(_WORD.finditer(text)):
-            parts = _parts(text, *match.span())
-            self.starts.append(match.start())
-            self.parts.append(parts)
-            whole = answer_tokens(match.group()) if len(parts) != 1 else parts[0].tokens
-            self.num_before.append(self.num_before[-1] + len(whole))
-            for token in {token for part in parts for token in part.tokens}:
-                self.places.setdefault(token, []).append(number)
+        for number, word in enumerate(self.words):
+            for token in word.tokens:
+                self.places[token].append(number)
 
     def hits(self, tokens: frozenset[str], start: int, end: int) -> list[int]:
         """Return the words that begin in [start, end) and have a part with one of the tokens."""
@@ -117,14 +127,23 @@ class Words:
         return sorted(found)
 
 
-def _parts(text: str, start: int, end: int) -> list[_Part]:
-    if text[start:end].isalnum():  # most words are
-        return [_Part(start, end, answer_tokens(text[start:end]))]
-    pieces = [match.span() for match in _PIECE.finditer(text, start, end)]
+@lru_cache(maxsize=_CACHED_WORDS)
+def _read_word(word: str) -> _Word:
+    parts = _parts(word)
+    num_tokens = len(answer_tokens(word) if len(parts) != 1 else parts[0].tokens)
+    tokens = dict.fromkeys(token for part in parts for token in part.tokens)
+    tails = [part for part in parts if part.start == parts[0].start]
+    return _Word(tuple(parts), tuple(tails), num_tokens, tuple(tokens))
+
+
+def _parts(word: str) -> list[_Part]:
+    if word.isalnum():  # most words are
+        return [_Part(0, len(word), answer_tokens(word))]
+    pieces = [match.span() for match in _PIECE.finditer(word)]
     if len(pieces) > _MAX_PIECES:
         pieces = [(pieces[0][0], pieces[-1][1])]
     return [
-        _Part(first, last, answer_tokens(text[first:last]))
+        _Part(first, last, answer_tokens(word[first:last]))
         for i, (first, _) in enumerate(pieces)
         for _, last in pieces[i:]
     ]
@@ -140,59 +159,71 @@ def find_closest(
     """
     gold = answer_tokens(answer)
     counts = Counter(gold)
+    search = _Search(words, frozenset(gold), len(gold))
     best, best_span = (0.0, False, 0, 0, 0), None
-    for shared, num_tokens, first, last in _spans(words, start, end, gold):
+    for shared, num_tokens, first, last in search.spans(start, end):
         if 2 * min(len(shared), len(gold)) < best[0] * (len(gold) + num_tokens):
             continue  # worse even if all of them are the answer's
-        num_same = (Counter(shared) & counts).total()
+        if len(counts) == len(gold):
+            num_same = len(search.wanted.intersection(shared))
+        else:
+            num_same = (Counter(shared) & counts).total()
         f1 = 2 * num_same / (len(gold) + num_tokens)
+        if f1 < best[0]:
+            continue
         is_exact = num_tokens == len(gold) and shared == gold
         distance = max(0, near[0] - last, first - near[1])
         rank = (f1, is_exact, -distance, first - last, -first)
         if num_same and rank > best:
             best, best_span = rank, (first, last)
+            search.best_f1 = f1
     return best[0], best_span
 
 
-def _spans(
-    words: Words, start: int, end: int, gold: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], int, int, int]]:
-    """Yield the spans that begin and end with a token of `gold`: no others can be best.
-
-    Each as the tokens of its words that share some, the number of all its tokens, start, end.
-    """
-    wanted = frozenset(gold)
-    hits = words.hits(wanted, start, end)
-    # One shared token alone gives F1 2 / (1 + gold); a span of more tokens than this gives less.
-    most_tokens = min(max(_MAX_PIECES, len(gold) ** 2), _MAX_SPAN_TOKENS)
-    for i, number in enumerate(hits):
-        final = words.parts[number][-1].end
-        for head in words.parts[number]:
-            if not wanted.isdisjoint(head.tokens):
-                yield head.tokens, len(head.tokens), head.start, head.end
-                if head.end == final:
-                    yield from _longer_spans(words, head, hits, i, most_tokens, wanted)
+_Span = tuple[tuple[str, ...], int, int, int]
+"""The tokens of its words that share some, the number of all its tokens, start, end."""
 
 
-def _longer_spans(
-    words: Words,
-    head: _Part,
-    hits: list[int],
-    place: int,
-    most_tokens: int,
-    wanted: frozenset[str],
-) -> Iterator[tuple[tuple[str, ...], int, int, int]]:
-    """Yield the spans from `head`, at the end of word `hits[place]`, to later hits' beginnings."""
-    shared, num_tokens = head.tokens, len(head.tokens)
-    behind = hits[place] + 1
-    for i in range(place + 1, len(hits)):
-        num_tokens += words.num_before[hits[i]] - words.num_before[behind]
-        if num_tokens >= most_tokens:
-            return
-        behind = hits[i]
-        parts = words.parts[behind]
-        tails = [part for part in parts if part.start == parts[0].start]
-        for tail in tails:
-            if not wanted.isdisjoint(tail.tokens):
-                yield (*shared, *tail.tokens), num_tokens + len(tail.tokens), head.start, tail.end
-        shared = (*shared, *tails[-1].tokens)
+class _Search:
+    """The spans of a text that could be closest to an answer."""
+
+    def __init__(self, words: Words, wanted: frozenset[str], num_gold: int) -> None:
+        """`wanted`: the answer's tokens, `num_gold` with repetitions."""
+        self.wanted = wanted
+        self.best_f1 = 0.0  # longer spans that can't have it are left out
+        self._words, self._num_gold = words, num_gold
+        # One shared token alone gives F1 2 / (1 + gold); a span of more tokens gives less.
+        self._most_tokens = min(max(_MAX_PIECES, num_gold**2), _MAX_SPAN_TOKENS)
+
+    def spans(self, start: int, end: int) -> Iterator[_Span]:
+        """Yield the spans in [start, end) that begin and end with a wanted token: no others can be
+        best."""
+        hits = self._words.hits(self.wanted, start, end)
+        for i, number in enumerate(hits):
+            at, parts = self._words.starts[number], self._words.words[number].parts
+            for head in parts:
+                if not self.wanted.isdisjoint(head.tokens):
+                    yield head.tokens, len(head.tokens), at + head.start, at + head.end
+                    if head.end == parts[-1].end:
+                        yield from self._longer(head.tokens, at + head.start, hits, i)
+
+    def _longer(
+        self, shared: tuple[str, ...], start: int, hits: list[int], place: int
+    ) -> Iterator[_Span]:
+        """Yield the spans from a part with the tokens `shared`, at the end of word `hits[place]`,
+        to later hits' beginnings."""
+        num_tokens, num_before = len(shared), self._words.num_before
+        behind = hits[place] + 1
+        for number in hits[place + 1 :]:
+            num_tokens += num_before[number] - num_before[behind]
+            if num_tokens >= self._most_tokens:
+                return
+            if 2 * self._num_gold < self.best_f1 * (self._num_gold + num_tokens):
+                return
+            behind, at = number, self._words.starts[number]
+            tails = self._words.words[number].tails
+            for tail in tails:
+                if not self.wanted.isdisjoint(tail.tokens):
+                    count = num_tokens + len(tail.tokens)
+                    yield (*shared, *tail.tokens), count, start, at + tail.end
+            shared = (*shared, *tails[-1].tokens)

@@ -9,7 +9,6 @@ nothing is trained on it. Knows no tokens and no files.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from qa_dist.data.raw_records import count_paragraph_questions
@@ -51,14 +50,14 @@ def read_passage(
     examples: dict[str, Example] = {}
     for ordinal, question in enumerate(questions):
         try:
-            example = _read_question(question, context, group, report, for_training)
+            example = _read_question(question, ordinal, context, group, report, for_training)
         except BadRecordError as error:
             report(error.record_id, error.reason)
             continue
         if example.id in examples:
             report(example.id, "id occurs twice in the paragraph, the first is kept")
             continue
-        examples[example.id] = replace(example, ordinal=ordinal)
+        examples[example.id] = example
     return Passage(context if isinstance(context, str) else "", tuple(examples.values()))
 
 
@@ -69,7 +68,7 @@ def target_text(example: Example, context: str) -> str:
 
 
 def _read_question(
-    question: Any, context: Any, group: str, report: Report, for_training: bool
+    question: Any, ordinal: int, context: Any, group: str, report: Report, for_training: bool
 ) -> Example:
     if not isinstance(question, Mapping):
         raise BadRecordError(group, "question isn't an object")
@@ -104,6 +103,7 @@ def _read_question(
         answers=tuple(answer["text"] for answer in answers),
         rule="squad_v2" if is_v2 else "squad_v1",
         group=group,
+        ordinal=ordinal,
         facets={"answer_type": "span" if answers else "no answer"},
     )
 

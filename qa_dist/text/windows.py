@@ -17,8 +17,10 @@ tokens [1, 2], whole in the first only; to the second window the question is una
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -118,13 +120,16 @@ def read_pair_template(tokenizer: Tokenizer, cls_id: int, sep_id: int, pad_id: i
 
 
 def encode_questions(
-    tokenizer: Tokenizer, questions: Sequence[Sequence[str]], sep_text: str
+    tokenizer: Tokenizer,
+    questions: Sequence[Sequence[str]],
+    sep_text: str,
+    encode: Callable[[Sequence[str]], list[list[int]]] | None = None,
 ) -> list[list[list[int]]]:
     """Return the token ids of each question's segments: history, oldest first, then the question.
 
-    Each distinct segment is encoded once. Joined by the separator's id, a question's segments are
-    what the tokenizer makes of `sep_text.join(segments)`, also where it treats the start of a
-    string in its own way (T5, Llama).
+    Each distinct segment is encoded once, by `encode` if that is given. Joined by the separator's
+    id, a question's segments are what the tokenizer makes of `sep_text.join(segments)`, also where
+    it treats the start of a string in its own way (T5, Llama).
     """
     _check_unpadded(tokenizer)
     alone = all(len(segments) == 1 for segments in questions) or _encodes_apart(tokenizer, sep_text)
@@ -137,9 +142,13 @@ def encode_questions(
             text = sep_text * front + segment + sep_text * behind
             row.append((texts.setdefault(text, len(texts)), front, behind))
         rows.append(row)
-    encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-    ids: list[list[int]] = [encoding.ids for encoding in encodings]
+    ids = (encode or partial(encode_ids, tokenizer))(list(texts))
     return [[ids[at][front : len(ids[at]) - behind] for at, front, behind in row] for row in rows]
+
+
+def encode_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [encoding.ids for encoding in encodings]
 
 
 def encode_segments(
@@ -158,8 +167,7 @@ def encode_segments(
 def _encodes_apart(tokenizer: Tokenizer, sep_text: str) -> bool:
     """Whether segments encoded one by one and joined by sep equal the joined string, encoded."""
     texts = [*_PROBE_SEGMENTS, sep_text, sep_text.join(_PROBE_SEGMENTS)]
-    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    *segments, sep, joined = [encoding.ids for encoding in encodings]
+    *segments, sep, joined = encode_ids(tokenizer, texts)
     return joined == [token for ids in segments for token in (*ids, *sep)][: -len(sep)]
 
 
@@ -310,20 +318,37 @@ def char_span_to_tokens(
     Characters at the (half-open) span's ends that are in no token, such as whitespace, are left
     out; None if nothing remains. A character of several tokens (byte-level BPE) is taken whole.
     """
+    return char_spans_to_tokens(context, [char_span])[0]
+
+
+def char_spans_to_tokens(
+    context: TokenizedContext, char_spans: Sequence[tuple[int, int] | None]
+) -> list[tuple[int, int] | None]:
+    """Return what `char_span_to_tokens` does for each span of a context; None for None."""
     kept = (context.char_starts < context.char_ends).nonzero()[0]  # not the whitespace
-    starts, ends = context.char_starts[kept], context.char_ends[kept]
-    start, end = (starts.dtype.type(char) for char in char_span)  # else searchsorted copies
-    if start >= end or not len(kept):
+    tokens = kept.tolist()
+    starts, ends = context.char_starts[kept].tolist(), context.char_ends[kept].tolist()
+    return [
+        _smallest(tokens, starts, ends, *char_span) if char_span else None
+        for char_span in char_spans
+    ]
+
+
+def _smallest(
+    tokens: list[int], starts: list[int], ends: list[int], start: int, end: int
+) -> tuple[int, int] | None:
+    """`starts` and `ends`: of these tokens, none of them empty, neither ever falling."""
+    if start >= end or not tokens:
         return None
-    start = max(start, starts[min(ends.searchsorted(start, "right"), len(kept) - 1)])
-    end = min(end, ends[max(starts.searchsorted(end, "left") - 1, 0)])
+    start = max(start, starts[min(bisect_right(ends, start), len(ends) - 1)])
+    end = min(end, ends[max(bisect_left(starts, end) - 1, 0)])
     if start >= end:
         return None
-    first = starts.searchsorted(starts[starts.searchsorted(start, "right") - 1], "left")
-    last = ends.searchsorted(ends[ends.searchsorted(end, "left")], "right") - 1
+    first = bisect_left(starts, starts[bisect_right(starts, start) - 1])
+    last = bisect_right(ends, ends[bisect_left(ends, end)]) - 1
     if first > last:  # two tokens share characters and each holds the span: the shorter one
-        first = last = min(last, first, key=lambda i: int(ends[i] - starts[i]))
-    return int(kept[first]), int(kept[last])
+        first = last = min(last, first, key=lambda i: ends[i] - starts[i])
+    return tokens[first], tokens[last]
 
 
 def tokens_to_char_span(context: TokenizedContext, start: int, end: int) -> tuple[int, int]:

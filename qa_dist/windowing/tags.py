@@ -20,7 +20,8 @@ from qa_dist.records import Example, Passage
 from qa_dist.tasks.fields import NO_SUCH_TYPE, NO_TOKENS
 from qa_dist.text.sentences import NO_TOKEN, cut_sentence_windows, first_tokens, sentence_tokens
 from qa_dist.text.tags import OUTSIDE, all_types, count_sentence, rates
-from qa_dist.text.windows import PairTemplate, TokenizedContext, encode_contexts
+from qa_dist.text.windows import PairTemplate, TokenizedContext
+from qa_dist.text.word_encoder import TextEncoder
 from qa_dist.windowing.counts import Counts
 
 
@@ -31,12 +32,13 @@ class TagMaker:
         """labels: their names by number; "O" is 0."""
         self.data, self.counts, self.classes = recipe.data, counts, list(labels)
         self.tokenizer: LoadedTokenizer = load_tokenizer(recipe.model.name, recipe.model.lower_case)
+        self.encoder = TextEncoder(self.tokenizer.backend)
         self.template, self.vocab_size = single_template(self.tokenizer), self.tokenizer.vocab_size
         self._numbers = {name: number for number, name in enumerate(labels)}
 
     def add(self, writer: ShardWriter, passages: list[Passage]) -> None:
         """Tokenise a batch of passages and write their windows."""
-        contexts = encode_contexts(self.tokenizer.backend, [p.context for p in passages])
+        contexts = self.encoder.encode([p.context for p in passages])
         for passage, context in zip(passages, contexts, strict=True):
             labels = np.full(len(context.token_ids), NO_LABEL, dtype=np.uint8)
             firsts = [first_tokens(context, example.words) for example in passage.examples]

@@ -140,7 +140,8 @@ def test_a_full_disk_is_said_once_and_leaves_nothing(tmp_path: Path) -> None:
     writer._streams["context_tokens"].close()
     writer._streams["context_tokens"] = Full()  # type: ignore[assignment]
     with pytest.raises(OSError, match="No space"):
-        add_row(writer, next(random_rows(1, 600, 0)))
+        for row in random_rows(2000, 600, 0):  # rows are written some at a time
+            add_row(writer, row)
     writer.abandon()
     assert list(tmp_path.iterdir()) == []
 

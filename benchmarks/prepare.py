@@ -1,0 +1,418 @@
+"""Prepare against run_qa's features in `datasets.map`: SQuAD, CoQA, bytes on disk, two shards.
+
+    python benchmarks/prepare.py [threads=1] [runs=3] [questions=10000] [rows=squad,coqa,shards]
+
+Peer: what transformers' examples/pytorch/question-answering/run_qa.py does to its training data:
+`prepare_train_features` with its defaults (384 tokens, stride 128, padded to the maximum, offsets,
+overflowing tokens) in `Dataset.map(batched=True)`, one process, batches of 1000, its Arrow cache
+written; the fast tokenizer is loaded and the questions are a Dataset before its time starts. On
+CoQA the two turns before are put in front of the question, joined by the separator.
+Ours: one element of the prepare array, from the recipe and the plan on disk to the finished shard:
+input's hash, index, tokenizer, reading, windows, labels, fsync, hashes, marker.
+Both in one process with TOKENIZERS_PARALLELISM off (threads=1) or on, with so many Rust threads.
+Compared before: SQuAD's token ids and labels of every window. On CoQA token ids only, and with room
+for all of a question (ours cuts history from 64 tokens on, run_qa none): labels differ by design,
+since run_qa would take the rationale for the answer. Its 80 stories are taken 6 times, so that a
+start doesn't count more than in the 7,199 of the whole file; the same words again are cheap for us.
+Bytes on disk: the shard's folder by the Arrow cache's file; windows are the same. A cost: <= 0.25.
+Two shards: two processes, each making its half, by one making one shard of all, started together
+and loaded before time starts, as array elements of a local launch. The machine's own ceiling is
+measured between them: the same with a plain loop. Goals: >= 5, >= 10, <= 0.25, >= 1.8.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from inputs import Inputs, coqa, encoder, squad
+from side_by_side import Row, compared, in_turn, run_script
+
+MAX_LENGTH, STRIDE, HISTORY_TURNS = 384, 128, 2
+COPIES = 6
+LIBRARIES = ("tokenizers", "transformers", "datasets", "numpy")
+
+
+def rows(
+    threads: int = 1, runs: int = 3, questions: int = 10_000, rows: str = "squad,coqa,shards"
+) -> Iterator[Row]:
+    """Yield the rows of each of the kinds in `rows`."""
+    os.environ |= {
+        "TOKENIZERS_PARALLELISM": "true" if threads > 1 else "false",
+        "RAYON_NUM_THREADS": str(threads),
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = encoder(folder / "encoder", "tiny")
+        kinds = rows.split(",")
+        note = f"tokenizer threads: {threads} each"
+        if "squad" in kinds:
+            yield from _squad_rows(folder, model, questions, runs, note)
+        if "coqa" in kinds:
+            yield from _coqa_rows(folder, model, runs, note)
+        if "shards" in kinds:
+            yield from _shard_rows(folder, model, questions, runs)
+
+
+# -- ours ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Ours:
+    """A launched run whose training split is prepared again and again."""
+
+    run: Any
+    prepared: Any
+    num_shards: int = 1
+
+    def make(self, shard: int = 0) -> None:
+        """Make one shard of the training split."""
+        from qa_dist.prepare import prepare_element
+
+        folder = self.prepared.shards("train")[shard]
+        if folder.exists():
+            shutil.rmtree(folder)
+        prepare_element(self.run, shard)
+
+    def windows(self) -> list[tuple[list[int], int, int]]:
+        """Return (token ids, start, end) of each window, as a model is given it."""
+        from qa_dist.data.prepared import read_template
+
+        split = self.prepared.open("train")
+        template = read_template(split)
+        found = []
+        for shard in split.shards:
+            for row in range(shard.num_windows):
+                example = int(shard["window_example"][row])
+                first, end = (int(shard[f"window_{name}"][row]) for name in ("from", "to"))
+                question = shard.ragged("question_tokens", example).tolist()
+                context = shard.ragged("context_tokens", int(shard["example_context"][example]))
+                before = [*template.before, *question, *template.between]
+                shift = len(before) - first
+                start = stop = 0
+                if shard["window_kind"][row] == 0:
+                    start, stop = (
+                        int(shard[f"window_{name}"][row]) + shift for name in ("start", "end")
+                    )
+                found.append(
+                    ([*before, *context[first:end].tolist(), *template.after], start, stop)
+                )
+        return found
+
+
+def launched(
+    root: Path, model: Path, task: str, train: Path, dev: Path, num_shards: int = 1, **data: Any
+) -> Ours:
+    """Return a run whose plan is made, as a launch leaves it for the array elements."""
+    from qa_dist.files import write_json, write_text
+    from qa_dist.plan import make_plan, save_plan
+    from qa_dist.recipe import Data, Model, Recipe, Source
+    from qa_dist.recipe_loading import recipe_to_yaml
+    from qa_dist.run_dir import RunDir
+
+    recipe = Recipe(
+        name="benchmark",
+        sources=[Source(task=task, train=str(train), dev=str(dev))],
+        data=Data(MAX_LENGTH, STRIDE, history_turns=HISTORY_TURNS, **data),
+        model=Model(name=str(model)),
+    )
+    plan = make_plan(recipe, root / "prepared")
+    prepared, run = plan.prepared(num_shards, max_parallel=1), RunDir(root / "run")
+    write_text(run.recipe, recipe_to_yaml(recipe))
+    write_json(run.run_json, {"id": "x", "attempt": 1, "prepared": prepared.to_json()})
+    save_plan(plan)
+    return Ours(run, prepared, num_shards)
+
+
+# -- theirs ----------------------------------------------------------------------------------------
+
+
+class Theirs:
+    """run_qa's map over (question, context) pairs."""
+
+    def __init__(self, root: Path, model: Path, questions: list[dict[str, Any]]) -> None:
+        from datasets import Dataset, disable_progress_bars
+        from transformers import AutoTokenizer
+
+        disable_progress_bars()
+        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        self.questions = Dataset.from_list(questions)
+        self.cache = root / "cache.arrow"
+
+    def make(self) -> Any:
+        """Map, and write the Arrow cache."""
+        return self.questions.map(
+            self.features,
+            batched=True,
+            remove_columns=self.questions.column_names,
+            load_from_cache_file=False,
+            cache_file_name=str(self.cache),
+        )
+
+    def windows(self) -> list[tuple[list[int], int, int]]:
+        """Return (token ids without padding, start, end) of each window.
+
+        Where an answer is the context's last token run_qa's search for its start runs on through
+        the padding; the end is right, and taken for both.
+        """
+        found = []
+        for row in self.make():
+            length = sum(row["attention_mask"])
+            start, end = row["start_positions"], row["end_positions"]
+            found.append((row["input_ids"][:length], start if start < length else end, end))
+        return found
+
+    def features(self, examples: dict[str, list[Any]]) -> Any:
+        """run_qa.py's prepare_train_features, for a tokenizer that pads on the right."""
+        questions = [question.lstrip() for question in examples["question"]]
+        tokenized = self.tokenizer(
+            questions,
+            examples["context"],
+            truncation="only_second",
+            max_length=MAX_LENGTH,
+            stride=STRIDE,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+            padding="max_length",
+        )
+        sample_mapping = tokenized.pop("overflow_to_sample_mapping")
+        offset_mapping = tokenized.pop("offset_mapping")
+        tokenized["start_positions"], tokenized["end_positions"] = [], []
+        for i, offsets in enumerate(offset_mapping):
+            input_ids = tokenized["input_ids"][i]
+            cls_index = input_ids.index(self.tokenizer.cls_token_id)
+            sequence_ids = tokenized.sequence_ids(i)
+            answers = examples["answers"][sample_mapping[i]]
+            start, end = cls_index, cls_index
+            if answers["answer_start"]:
+                start_char = answers["answer_start"][0]
+                end_char = start_char + len(answers["text"][0])
+                first, last = 0, len(input_ids) - 1
+                while sequence_ids[first] != 1:
+                    first += 1
+                while sequence_ids[last] != 1:
+                    last -= 1
+                if offsets[first][0] <= start_char and offsets[last][1] >= end_char:
+                    while first < len(offsets) and offsets[first][0] <= start_char:
+                        first += 1
+                    while offsets[last][1] >= end_char:
+                        last -= 1
+                    start, end = first - 1, last + 1
+            tokenized["start_positions"].append(start)
+            tokenized["end_positions"].append(end)
+        return tokenized
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+def _squad_rows(
+    folder: Path, model: Path, num_questions: int, runs: int, note: str
+) -> Iterator[Row]:
+    inputs = squad(folder)
+    train, flat = _first_articles(inputs, folder, num_questions)
+    ours = launched(folder / "squad", model, "squad", train, inputs.dev)
+    theirs = Theirs(folder, model, flat)
+    ours.make()
+    mine, other = ours.windows(), theirs.windows()
+    if mine != other:
+        different = sum(a != b for a, b in zip(mine, other, strict=False))
+        raise SystemExit(
+            f"SQuAD: {len(mine)} windows and {len(other)}, {different} differ: not the same work"
+        )
+    seconds = in_turn(ours.make, theirs.make, runs)
+    note = ", ".join(filter(None, [note, inputs.note]))
+    yield compared(
+        f"prepare: SQuAD, {len(flat)} questions",
+        seconds,
+        ">= 5",
+        work=len(mine),
+        unit="windows/s",
+        libraries=LIBRARIES,
+        note=f"{len(mine)} windows and labels equal; {note}",
+    )
+    bytes_ours = sum(path.stat().st_size for path in ours.prepared.shards("train")[0].iterdir())
+    per_window = [size / len(mine) for size in (bytes_ours, theirs.cache.stat().st_size)]
+    yield compared(
+        "prepare: bytes on disk per window",
+        ([per_window[0]], [per_window[1]]),
+        "<= 0.25",
+        unit="bytes",
+        is_ratio_of_times=True,
+        libraries=LIBRARIES,
+        note="ratio: ours by theirs",
+    )
+
+
+def _coqa_rows(folder: Path, model: Path, runs: int, note: str) -> Iterator[Row]:
+    inputs = coqa(folder)
+    train = _repeated(inputs.train, folder / "coqa.json")
+    flat = _with_history(train, model)
+    whole = launched(
+        folder / "coqa-whole", model, "coqa", train, inputs.dev, max_question_tokens=220
+    )
+    whole.make()
+    used = {
+        shard.example(i)["id"]
+        for shard in whole.prepared.open("train").shards
+        for i in range(shard.num_examples)
+    }
+    theirs = Theirs(folder, model, [row for row in flat if row["id"] in used])
+    mine = [ids for ids, _, _ in whole.windows()]
+    if mine != [ids for ids, _, _ in theirs.windows()]:
+        raise SystemExit("CoQA: token ids differ: not the same work")
+    ours = launched(folder / "coqa", model, "coqa", train, inputs.dev)
+    seconds = in_turn(ours.make, theirs.make, runs, (4, 1))
+    note = ", ".join(filter(None, [note, inputs.note]))
+    yield compared(
+        f"prepare: CoQA, {HISTORY_TURNS} turns of history",
+        seconds,
+        ">= 10",
+        work=len(mine),
+        unit="windows/s",
+        libraries=LIBRARIES,
+        note=f"{COPIES} times {len(mine) // COPIES} windows, token ids equal with room for the"
+        f" history; {note}",
+    )
+
+
+def _shard_rows(folder: Path, model: Path, num_questions: int, runs: int) -> Iterator[Row]:
+    inputs = squad(folder)
+    train, _ = _first_articles(inputs, folder, 2 * num_questions)
+    made = {
+        num: launched(folder / f"shards-{num}", model, "squad", train, inputs.dev, num)
+        for num in (1, 2)
+    }
+    ratios, ceilings, walls = [], [], {1: [], 2: []}
+    for _ in range(runs):
+        for num, ours in made.items():
+            walls[num].append(_together([(_make_shard, (ours, i)) for i in range(num)]))
+        ratios.append(walls[1][-1] / walls[2][-1])
+        alone, both = (_together([(_loop, ())] * num) for num in (1, 2))
+        ceilings.append(2 * alone / both)
+    ceiling = statistics.median(ceilings)
+    yield compared(
+        "prepare: 2 shards on 2 cores by 1",
+        (walls[2], walls[1]),
+        ">= 1.8",
+        libraries=LIBRARIES,
+        note=f"two copies of a plain loop side by side reach {ceiling:.2f} on this machine",
+    )
+
+
+def _make_shard(ours: Ours, shard: int) -> None:
+    ours.make(shard)
+
+
+def _loop() -> None:
+    total = 0
+    for i in range(20_000_000):
+        total ^= i
+
+
+def _together(jobs: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> float:
+    """Return the seconds from when all processes have loaded until the last has done its job."""
+    context = get_context("spawn")
+    barrier, done = context.Barrier(len(jobs) + 1), context.Queue()
+    processes = [context.Process(target=_run, args=(barrier, done, *job)) for job in jobs]
+    for process in processes:
+        process.start()
+    barrier.wait()
+    started = time.perf_counter()
+    for _ in jobs:
+        done.get()
+    seconds = time.perf_counter() - started
+    for process in processes:
+        process.join()
+        if process.exitcode:
+            raise SystemExit(f"a process ended with {process.exitcode}")
+    return seconds
+
+
+def _run(barrier: Any, done: Any, job: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    import transformers.models.bert.tokenization_bert  # noqa: F401
+
+    import qa_dist.prepare  # noqa: F401
+
+    barrier.wait()
+    job(*arguments)
+    done.put(None)
+
+
+# -- data ------------------------------------------------------------------------------------------
+
+
+def _first_articles(inputs: Inputs, folder: Path, num: int) -> tuple[Path, list[dict[str, Any]]]:
+    """Write the first articles with about so many questions; return the file, and its questions
+    as the hub's rows."""
+    articles, flat = [], []
+    for article in json.loads(inputs.train.read_text())["data"]:
+        if len(flat) >= num:
+            break
+        articles.append(article)
+        for paragraph in article["paragraphs"]:
+            for question in paragraph["qas"]:
+                answers = question["answers"]
+                flat.append(
+                    {
+                        "id": question["id"],
+                        "question": question["question"],
+                        "context": paragraph["context"],
+                        "answers": {
+                            "text": [answer["text"] for answer in answers],
+                            "answer_start": [answer["answer_start"] for answer in answers],
+                        },
+                    }
+                )
+    path = folder / f"squad-{num}.json"
+    path.write_text(json.dumps({"version": "1.1", "data": articles}))
+    return path, flat
+
+
+def _repeated(path: Path, to: Path) -> Path:
+    """Write CoQA's stories some times over, so that there are enough; return the file."""
+    stories = json.loads(path.read_text())["data"]
+    copies = [
+        {**story, "id": f"{story['id']}-{copy}"} for copy in range(COPIES) for story in stories
+    ]
+    to.write_text(json.dumps({"version": "1.0", "data": copies}))
+    return to
+
+
+def _with_history(path: Path, model: Path) -> list[dict[str, Any]]:
+    """Return CoQA's turns as rows of (question with history, story)."""
+    from transformers import AutoTokenizer
+
+    separator = AutoTokenizer.from_pretrained(model).sep_token
+    flat = []
+    for story in json.loads(path.read_text())["data"]:
+        history: list[str] = []
+        for question, answer in zip(story["questions"], story["answers"], strict=True):
+            asked = [*history[-2 * HISTORY_TURNS :], question["input_text"]]
+            flat.append(
+                {
+                    "id": f"{story['id']}#{question['turn_id']}",
+                    "question": separator.join(asked),
+                    "context": story["story"],
+                    "answers": {
+                        "text": [answer["span_text"]],
+                        "answer_start": [answer["span_start"]],
+                    },
+                }
+            )
+            history += [question["input_text"].strip(), answer["input_text"].strip()]
+    return flat
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(rows, __doc__))
