@@ -1,57 +1,55 @@
-"""The CRF's loss with its gradients, and its decode, against pytorch-crf's, side by side.
+"""Rows 1 and 2: the CRF's loss with its gradients, and its decode, against pytorch-crf's.
 
-    python benchmarks/crf.py [threads=2] [runs=15] [device=cpu]
+    python benchmarks/crf.py [threads=2] [runs=9] [device=cpu]
 
 The peer is pytorch-crf's `torchcrf.CRF(num_labels, batch_first=True)` as published, in fp32, with
 the same parameters, emissions, labels and ragged mask (T = 384, lengths from 128), in the same
 process with the same number of threads. Before any time is taken, log Z and gradients are compared
 with the peer's in float64 (fp32's own error at T = 384 is above 1e-4), the decoded labels with the
 peer's in fp32. Each run times one call of the peer and then as many of ours as take about as long,
-A B then B A. Prints one JSON line per row: milliseconds per call, medians over the runs, ratio =
-median of the runs' ratios; above 1: ours is faster.
+A B then B A. Milliseconds per call; ratio above 1: ours is faster. Goals on two CPU cores: loss and
+backward >= 10 at B = 8, decode >= 8 at B = 8 and >= 15 at B = 32; with device=cuda >= 50.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import os
-import platform
-import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from side_by_side import Row, compared, in_turn, run_script
+
 NUM_STEPS = 384
-sys.path.insert(0, str(ROOT))
+DECODE_GOALS = {8: ">= 8", 32: ">= 15"}
 
 
-def main(argv: Sequence[str]) -> int:
-    """Measure each row, print its JSON line, return 0."""
+def rows(threads: int = 2, runs: int = 9, device: str = "cpu") -> Iterator[Row]:
+    """Yield the rows of 3 and 5 labels: the loss at B = 8, the decode at B = 8 and 32."""
     import torch
 
-    keys = dict(word.partition("=")[::2] for word in argv)
-    if not set(keys) <= {"threads", "runs", "device"}:
-        print(__doc__)
-        return 2
-    torch.set_num_threads(int(keys.get("threads", 2)))
-    runs, device = int(keys.get("runs", 15)), keys.get("device", "cpu")
+    torch.set_num_threads(threads)
     for num_labels in (3, 5):
-        for num_sequences in (8, 32):
+        for num_sequences, decode_goal in DECODE_GOALS.items():
             case = Case(num_labels, num_sequences, device)
             case.compare()
             size = f"B={num_sequences} T={NUM_STEPS} L={num_labels}"
-            for name, ours, theirs in (
-                ("crf_loss_backward", case.our_step, case.their_step),
-                ("crf_decode", case.our_decode, case.their_decode),
-            ):
-                row = {"name": f"{name} {size}", **measure(ours, theirs, runs, device)}
-                print(json.dumps(row), flush=True)
-    return 0
+            parts = [("crf decode", decode_goal, case.our_decode, case.their_decode)]
+            if num_sequences == 8:
+                parts.insert(0, ("crf loss and backward", ">= 10", case.our_step, case.their_step))
+            for name, goal, ours, theirs in parts:
+                (mine,), (other,) = in_turn(ours, theirs, 1, (3, 1))
+                calls = max(1, min(50, round(other / mine)))
+                yield compared(
+                    f"{name} {size}",
+                    in_turn(ours, theirs, runs, (calls, 1), case.clock),
+                    goal if device == "cpu" else ">= 50",
+                    unit="ms",
+                    scale=1000,
+                    libraries=("torch", "pytorch-crf"),
+                    note="" if device == "cpu" else torch.cuda.get_device_name(),
+                )
 
 
 class Case:
@@ -64,6 +62,7 @@ class Case:
         from qa_dist.models.crf import LinearChainCRF
 
         torch.manual_seed(num_labels + num_sequences)
+        self.device = device
         self.theirs = CRF(num_labels, batch_first=True).to(device)
         self.ours = LinearChainCRF(num_labels).to(device)
         self.ours.load_state_dict(self.theirs.state_dict())
@@ -73,6 +72,14 @@ class Case:
         lengths = torch.randint(NUM_STEPS // 3, NUM_STEPS + 1, (num_sequences, 1), device=device)
         lengths[0] = NUM_STEPS
         self.mask = torch.arange(NUM_STEPS, device=device) < lengths
+
+    def clock(self) -> float:
+        """Return the time once the device has done all it was given."""
+        if self.device != "cpu":
+            import torch
+
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     def our_step(self) -> None:
         self.ours(self.emissions, self.labels, self.mask).neg().backward()
@@ -108,53 +115,9 @@ class Case:
                 raise SystemExit(f"{name} differs by {float(difference):.1e}: not the same work")
         if self.our_decode() != self.their_decode():
             raise SystemExit("decoded labels differ: not the same work")
-        for tensor in (self.emissions, *self.ours.parameters()):
+        for tensor in (self.emissions, *self.ours.parameters(), *self.theirs.parameters()):
             tensor.grad = None
 
 
-def measure(
-    ours: Callable[[], object], theirs: Callable[[], object], runs: int, device: str
-) -> dict[str, Any]:
-    """Return the row: `runs` times each, in turn."""
-    import torch
-
-    def seconds(do: Callable[[], object], times: int) -> float:
-        if device != "cpu":
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        for _ in range(times):
-            do()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        return (time.perf_counter() - started) / times
-
-    seconds(ours, 3), seconds(theirs, 1)
-    times = max(1, round(seconds(theirs, 1) / seconds(ours, 3)))
-    values: dict[str, list[float]] = {"ours": [], "theirs": []}
-    turn = [("theirs", theirs, 1), ("ours", ours, min(times, 50))]
-    for _ in range(runs):
-        for name, do, count in turn:
-            values[name].append(1000 * seconds(do, count))
-        turn.reverse()
-    ratios = [b / a for a, b in zip(values["ours"], values["theirs"], strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return {
-        "ours": round(statistics.median(values["ours"]), 3),
-        "theirs": round(statistics.median(values["theirs"]), 3),
-        "ratio": round(middle, 2),
-        "quartiles": [round(low, 2), round(high, 2)],
-        "unit": "ms per call",
-        "runs": runs,
-        "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 1),
-        "device": device if device == "cpu" else torch.cuda.get_device_name(),
-        "versions": {
-            "torch": torch.__version__,
-            "pytorch-crf": version("pytorch-crf"),
-            "python": platform.python_version(),
-        },
-    }
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(rows, __doc__))

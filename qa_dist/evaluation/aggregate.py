@@ -11,10 +11,12 @@ would.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from qa_dist import faults
@@ -28,6 +30,7 @@ from qa_dist.evaluation.elements import (
     is_evaluated,
     shards_of,
 )
+from qa_dist.evaluation.own_history import OWN
 from qa_dist.evaluation.score_spans import score_spans
 from qa_dist.evaluation.score_tags import score_tags
 from qa_dist.evaluation.score_text import score_text
@@ -192,16 +195,26 @@ def _score_step(run: RunDir, recipe: Recipe, prepared: Prepared, step: int) -> d
     names = source_names(recipe)
     splits = {(split.source, split.part): split.name for split in source_splits(recipe)}
     folder = run.predictions / step_name(step)
-    scorers = {"span": score_spans, "tags": score_tags, "text": score_text}
+    scorers: dict[str, Callable[..., dict[str, Any]]] = {
+        "span": score_spans,
+        "tags": score_tags,
+        "text": score_text,
+    }
     of_sources = {}
     for place in trained_sources(recipe):
         source = recipe.sources[place]
-        dev = _read_rows(run, prepared, step, splits[place, "dev"])
-        tuning = splits.get((place, "heldout"))
-        heldout = _read_rows(run, prepared, step, tuning) if tuning else None
+        form = form_of(recipe, source)
+        parts: dict[str, Any] = {
+            part: _read_rows(run, prepared, step, splits[place, part])
+            for part in ("dev", "heldout")
+            if (place, part) in splits
+        }
+        if form != "span":  # of spans there may be a million, so these are read one by one
+            parts = {part: sorted(rows, key=itemgetter("id")) for part, rows in parts.items()}
         prefix = f"{names[place]}." if len(names) > 1 else ""
-        score = scorers[form_of(recipe, source)]
-        of_sources[names[place]] = score(recipe, source, dev, heldout, folder, prefix)
+        of_sources[names[place]] = scorers[form](
+            recipe, source, parts["dev"], parts.get("heldout"), folder, prefix
+        )
     facts = {"step": step, "run": run.root.name, "fingerprint": prepared.fingerprint}
     if len(of_sources) == 1:
         (scores,) = of_sources.values()
@@ -224,25 +237,43 @@ def _together(of_sources: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _read_rows(run: RunDir, prepared: Prepared, step: int, split: str) -> list[dict[str, Any]]:
-    """Read all predictions of a split, each id once, in the order of ids. Raises InputError naming
-    questions without any."""
-    rows: dict[str, dict[str, Any]] = {}
-    expected: set[str] = set()
-    for path in prepared.shards(split):
+def _read_rows(run: RunDir, prepared: Prepared, step: int, split: str) -> Iterator[dict[str, Any]]:
+    """Yield all predictions of a split, each id once, without their n best. Raises InputError
+    naming questions without any."""
+    missing: set[str] = set()
+    shards = prepared.shards(split)
+    for path in shards:
         shard = Shard(path)
-        expected.update(shard.example(i)["id"] for i in range(shard.num_examples))
-        with run.predictions_file(step, path.name).open(encoding="utf-8") as lines:
+        facts = shard["example_json"].tobytes()
+        for start, end in itertools.pairwise(shard["example_json_offsets"].tolist()):
+            missing.add(json.loads(facts[start:end])["id"])
+    for path in shards:
+        with run.predictions_file(step, path.name).open("rb") as lines:
             for line in lines:
-                row = json.loads(line)
-                rows.setdefault(row["id"], row)
-    missing = sorted(expected - rows.keys())
+                row = _without_n_best(line)
+                if row["id"] in missing:
+                    missing.remove(row["id"])
+                    yield row
     if missing:
         raise InputError(
             f"{step_name(step)}: no total, since {len(missing)} questions have no prediction: "
-            f"{_some(missing)}"
+            f"{_some(sorted(missing))}"
         )
-    return [rows[i] for i in sorted(expected)]
+
+
+_N_BEST, _OWN = b', "n_best": [', f'"{OWN}": {{'.encode()
+
+
+def _without_n_best(line: bytes) -> dict[str, Any]:
+    """Return a row without its n best: most of its bytes, no score needs them, and they come last
+    but for the answers with own history. (Within a text, a quote has a backslash before it.)"""
+    facts, found, rest = line.partition(_N_BEST)
+    if not found or _OWN in rest:
+        row: dict[str, Any] = json.loads(line)
+        row.pop("n_best", None)
+        return row
+    row = json.loads(facts.decode() + "}")
+    return row
 
 
 def _some(names: Sequence[str]) -> str:

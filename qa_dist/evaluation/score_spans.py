@@ -7,8 +7,10 @@ last digit.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from qa_dist.evaluation.breakdown import break_down, coqa_answers
 from qa_dist.evaluation.own_history import OWN
-from qa_dist.files import write_json
+from qa_dist.files import replaced_file, write_json
 from qa_dist.recipe import Recipe, Source
 from qa_dist.records import ANSWER_NOTHING
 from qa_dist.tasks import TASKS, Task
@@ -27,21 +29,23 @@ from qa_dist.text.decode import best_threshold
 
 ALWAYS = "always_answer"  # SQuAD 1.1: every question is answered
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Iterable[Mapping[str, Any]]
 
 
 def score_spans(
     recipe: Recipe, source: Source, dev: Rows, heldout: Rows | None, folder: Path, prefix: str
 ) -> dict[str, Any]:
     """Return the scores of a checkpoint on one source, and write its answers in the official
-    scripts' formats into `folder`, under names that begin with `prefix`."""
+    scripts' formats into `folder`, under names that begin with `prefix`. Rows come in any order,
+    and are looked at once."""
     task, num_resamples = TASKS[source.task], recipe.evaluation.num_resamples
-    questions = _to_arrays(dev)
+    questions, own = _to_arrays(dev)
+    held = None if heldout is None else _to_arrays(heldout)[0]
     thresholds = {ALWAYS: math.inf}
     if questions.can_abstain:
         thresholds = {"at_0": 0.0}
-        if heldout is not None:
-            thresholds["tuned"] = _tune(_to_arrays(heldout))
+        if held is not None:
+            thresholds["tuned"] = _tune(held)
         thresholds["oracle"] = _tune(questions)
     headline = "tuned" if "tuned" in thresholds else next(iter(thresholds))
     _write_official(folder, prefix, task, questions, thresholds[headline])
@@ -55,21 +59,18 @@ def score_spans(
     return {
         "headline": headline,
         "num_questions": len(questions.ids),
-        "num_groups": len(set(questions.groups)),
+        "num_groups": len(set(questions.groups or questions.ids)),
         "scores": figures,
         "by": _break_down(questions, thresholds[headline], num_resamples),
-        **_own_history(questions, dev, thresholds[headline], num_resamples),
+        **(_own_history(questions, own, thresholds[headline], num_resamples) if own else {}),
     }
 
 
 def _own_history(
-    questions: _Questions, rows: Rows, threshold: float, num_resamples: int
+    questions: _Questions, own: _Questions, threshold: float, num_resamples: int
 ) -> dict[str, Any]:
-    """Return {"own_history": figures, gap, by} of rows that were asked a second time; {} if they
-    weren't. The gap is what the model's own answers as history cost: gold less own, in points."""
-    if not all(OWN in row for row in rows):
-        return {}
-    own = _to_arrays([{**row, **row[OWN]} for row in rows])
+    """Return {"own_history": figures, gap, by} of questions that were asked a second time. The gap
+    is what the model's own answers as history cost: gold less own, in points."""
     gap = {
         metric: asdict(
             paired_difference(
@@ -91,7 +92,8 @@ class _Questions:
     """The questions of a split, one array element each, in the order of their ids."""
 
     ids: list[str]
-    groups: list[str]
+    groups: list[str] | None
+    """What the bootstrap draws; None: each question."""
     facets: list[dict[str, str]]
     texts: list[str]
     null_odds: NDArray[np.float64]
@@ -118,13 +120,12 @@ def _figures(
 ) -> dict[str, float]:
     """Return EM and F1 in percent over some questions, each with its 95 % interval over groups."""
     picked = np.asarray(rows)
-    groups = [questions.groups[i] for i in rows]
+    groups = questions.groups and [questions.groups[i] for i in rows]
     figures: dict[str, float] = {}
     for metric in ("em", "f1"):
-        values = 100 * questions.scores(metric, threshold)[picked]
-        low, high = bootstrap_interval(values.tolist(), groups=groups, num_resamples=num_resamples)
-        total = math.fsum(questions.scores(metric, threshold)[picked].tolist())
-        figures[metric] = 100.0 * total / len(rows)
+        values = questions.scores(metric, threshold)[picked]
+        low, high = bootstrap_interval(100 * values, groups=groups, num_resamples=num_resamples)
+        figures[metric] = 100.0 * math.fsum(values.tolist()) / len(rows)
         figures[f"{metric}_low"], figures[f"{metric}_high"] = low, high
     return figures
 
@@ -138,22 +139,65 @@ def _break_down(
     )
 
 
-def _to_arrays(rows: Sequence[Mapping[str, Any]]) -> _Questions:
-    def column(name: str) -> NDArray[np.float64]:
-        return np.array([math.inf if r[name] is None else r[name] for r in rows], dtype=np.float64)
+def _to_arrays(rows: Rows) -> tuple[_Questions, _Questions | None]:
+    """Return the questions, and the same with the model's own answers as history, if all were asked
+    so too."""
+    gold, own = _Columns(), _Columns()
+    for row in rows:
+        gold.add(row)
+        if OWN in row:
+            own.add({**row, **row[OWN]})
+    is_asked_again = 0 < len(own.ids) == len(gold.ids)
+    return gold.to_questions(), own.to_questions() if is_asked_again else None
 
-    can_abstain = any(row["rule"] != "squad_v1" for row in rows)
-    odds = column("null_odds")
-    return _Questions(
-        ids=[row["id"] for row in rows],
-        groups=[row["group"] if row["rule"] == "coqa" else row["id"] for row in rows],
-        facets=[row["facets"] for row in rows],
-        texts=[row["text"] for row in rows],
-        null_odds=odds if can_abstain else np.full(len(rows), -math.inf),
-        answered={"em": column("exact"), "f1": column("f1")},
-        unanswered={"em": column("null_exact"), "f1": column("null_f1")},
-        can_abstain=can_abstain,
-    )
+
+_NUMBERS = ("null_odds", "exact", "f1", "null_exact", "null_f1")
+
+
+class _Columns:
+    """Rows that come one by one, in little memory."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self._groups: list[str] = []
+        self._facets: list[dict[str, str]] = []
+        self._texts: list[str] = []
+        self._numbers = [array("d") for _ in _NUMBERS]
+        self._rules: set[str] = set()
+        self._shared: dict[Any, Any] = {}  # of equal groups and facets, one
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take one row."""
+        self.ids.append(row["id"])
+        self._texts.append(row["text"])
+        self._rules.add(row["rule"])
+        if row["rule"] == "coqa":
+            self._groups.append(self._shared.setdefault(row["group"], row["group"]))
+        facets = row["facets"]
+        self._facets.append(self._shared.setdefault(tuple(facets.items()), facets))
+        for name, column in zip(_NUMBERS, self._numbers, strict=True):
+            column.append(math.inf if row[name] is None else row[name])
+
+    def to_questions(self) -> _Questions:
+        """Return them in the order of their ids."""
+        order = sorted(range(len(self.ids)), key=self.ids.__getitem__)
+
+        def sort(values: list[Any]) -> list[Any]:
+            return [values[i] for i in order]
+
+        numbers = np.array([np.frombuffer(column) for column in self._numbers])[:, order]
+        odds, exact, f1, null_exact, null_f1 = numbers
+        can_abstain = any(rule != "squad_v1" for rule in self._rules)
+        return _Questions(
+            ids=sort(self.ids),
+            groups=sort(self._groups) if self._groups else None,
+            facets=sort(self._facets),
+            texts=sort(self._texts),
+            null_odds=odds if can_abstain else np.full(len(order), -math.inf),
+            answered={"em": exact, "f1": f1},
+            unanswered={"em": null_exact, "f1": null_f1},
+            can_abstain=can_abstain,
+        )
 
 
 def _write_official(
@@ -170,14 +214,23 @@ def _write_official(
         for odds, text in zip(questions.null_odds.tolist(), questions.texts, strict=True)
     ]
     if task.NULL_CLASS is None:
-        write_json(folder / f"{prefix}official.json", dict(zip(questions.ids, texts, strict=True)))
+        _write_by_id(folder / f"{prefix}official.json", questions.ids, texts)
         if questions.can_abstain:
             odds = [o if math.isfinite(o) else 1e9 for o in questions.null_odds.tolist()]
-            answered = dict(zip(questions.ids, questions.texts, strict=True))
-            write_json(folder / f"{prefix}answers.json", answered)
-            write_json(
-                folder / f"{prefix}null_odds.json", dict(zip(questions.ids, odds, strict=True))
-            )
+            _write_by_id(folder / f"{prefix}answers.json", questions.ids, questions.texts)
+            _write_by_id(folder / f"{prefix}null_odds.json", questions.ids, odds)
     else:
         answers = coqa_answers(zip(questions.ids, texts, strict=True))
         write_json(folder / f"{prefix}official.json", answers)
+
+
+def _write_by_id(path: Path, ids: Sequence[str], values: Sequence[str | float]) -> None:
+    """Write {id: value} as write_json does, a line at a time: a million take it a second, not
+    five, and no memory."""
+    encode = json.JSONEncoder().encode
+    with replaced_file(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
+        before = "{\n"
+        for name, value in zip(ids, values, strict=True):
+            lines.write(f"{before}  {encode(name)}: {encode(value)}")
+            before = ",\n"
+        lines.write("{}\n" if not ids else "\n}\n")

@@ -12,7 +12,12 @@ log Z and its gradient: crf_scan.py; best paths: viterbi.py. B sequences, T step
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchcrf import CRF
 
@@ -111,25 +116,16 @@ class LinearChainCRF(CRF):  # type: ignore[misc]
         """Return each sequence's best path: the labels that pytorch-crf's decode gives, of several
         best paths the same one too, in one transfer from the device."""
         self._check_emissions(emissions, mask)
-        size, (start, end, transitions) = emissions.shape, self.scores(self.transitions.dtype)
         with torch.no_grad(), exact(emissions.device):
             if mask is None:
-                mask = torch.ones(size[:2], dtype=torch.bool, device=emissions.device)
-            lengths, is_right = mask.bool().sum(1), _is_right_padded(mask.bool())
-            dtype = torch.promote_types(_precision(emissions), start.dtype)
-            parts = (emissions, start, end, transitions, lengths, is_right)
-            host = torch.cat([part.to(dtype).flatten() for part in parts]).cpu()
-        sizes = [part.numel() for part in parts]
-        values, start, end, transitions, lengths, is_right = torch.split(host, sizes)
-        if not bool(is_right.all()):
+                mask = torch.ones(emissions.shape[:2], dtype=torch.bool, device=emissions.device)
+            scores = self.scores(self.transitions.dtype)
+            dtype = torch.promote_types(_precision(emissions), scores[0].dtype)
+            values, start, end, transitions, on = _on_host((emissions, *scores, mask.bool()), dtype)
+        is_on = on > 0
+        if not (is_on[:, 0].all() and (is_on[:, 1:] <= is_on[:, :-1]).all()):
             raise ValueError(_WRONG_MASK)
-        return best_paths(
-            values.view(size).numpy(),
-            start.numpy(),
-            end.numpy(),
-            transitions.view(size[2], size[2]).numpy(),
-            lengths.long().numpy(),
-        )
+        return best_paths(values, start, end, transitions, is_on.sum(1))
 
     def _log_likelihood(self, emissions: Tensor, labels: Tensor | None, mask: Tensor) -> Tensor:
         start, end, transitions = self.scores(torch.float64)
@@ -168,6 +164,16 @@ _WRONG_MASK = (
 def _is_right_padded(mask: Tensor) -> Tensor:
     """Return whether each row is on at its first step and never again once it is off, (B,)."""
     return mask[:, 0] & (mask[:, 1:] <= mask[:, :-1]).all(1)
+
+
+def _on_host(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[NDArray[np.floating[Any]]]:
+    """Return the tensors as arrays of one dtype, in one transfer from their device."""
+    parts = [tensor.to(dtype) for tensor in tensors]
+    if parts[0].device.type != "cpu":
+        flat = torch.cat([part.flatten() for part in parts]).cpu()
+        pieces = torch.split(flat, [part.numel() for part in parts])
+        parts = [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
+    return [part.numpy() for part in parts]
 
 
 def _precision(emissions: Tensor) -> torch.dtype:

@@ -26,21 +26,20 @@ def best_paths(
     num_sequences, num_steps, num_labels = emissions.shape
     steps = np.ascontiguousarray(emissions.transpose(1, 2, 0))  # (T, L, B)
     best = _best_scores(steps, start, transitions)  # (T, L, B)
-    pointers = _pointers(best, steps, transitions)  # (T - 1, B, L)
+    pointers = _pointers(best, steps, transitions)  # (T - 1, L, B)
     sequences = np.arange(num_sequences)
     last = (best[lengths - 1, :, sequences] + end).argmax(1)  # (B,)
     # Behind its end, a sequence points at its last label: so all are traced from step T - 1.
     is_short = np.flatnonzero(lengths < num_steps)
-    pointers[lengths[is_short] - 1, is_short] = last[is_short, None]
-    at = sequences * num_labels
-    rows = np.add(pointers, at[:, None], dtype=np.int64)  # numbers in (B, L), flat
-    rows = rows.reshape(num_steps - 1, num_sequences * num_labels)
-    here = at + last
-    path = [here]
-    for row in rows[::-1]:
-        here = row[here]
-        path.append(here)
-    labels = (np.array(path[::-1]) - at).T.tolist()
+    pointers[lengths[is_short] - 1, :, is_short] = last[is_short, None]
+    rows = np.multiply(pointers, num_sequences, dtype=np.int64)  # numbers in (L, B), flat
+    rows += sequences
+    rows = rows.reshape(num_steps - 1, num_labels * num_sequences)
+    path = np.empty((num_steps, num_sequences), dtype=np.int64)
+    path[-1] = here = last * num_sequences + sequences
+    for row, before in zip(rows[::-1], path[-2::-1], strict=True):
+        here = row.take(here, None, before, "clip")
+    labels = (path // num_sequences).T.tolist()
     return [row[:length] for row, length in zip(labels, lengths.tolist(), strict=True)]
 
 
@@ -69,21 +68,17 @@ def _best_scores(steps: Floats, start: Floats, transitions: Floats) -> Floats:
 
 
 def _pointers(best: Floats, steps: Floats, transitions: Floats) -> NDArray[np.unsignedinteger[Any]]:
-    """Return, for each step but the first, the best label before each label, (T - 1, B, L)."""
-    num_steps, num_labels, num_sequences = steps.shape
-    width = (num_steps - 1) * num_sequences
-    before = np.ascontiguousarray(best[:-1].transpose(1, 0, 2)).reshape(num_labels, width)
-    step = np.ascontiguousarray(steps[1:].transpose(1, 0, 2)).reshape(num_labels, width)
-    highest = before[0] + transitions[0][:, None]  # (L, (T - 1) * B)
-    highest += step
-    score = np.empty_like(highest)
-    is_better = np.empty(score.shape, dtype=bool)
+    """Return, for each step but the first, the best label before each label, (T - 1, L, B): the
+    first one that gives the label its best score."""
+    num_labels, after = steps.shape[1], best[1:]
+    score = np.empty_like(after)
+    is_other = np.empty(score.shape, dtype=bool)
+    is_later = np.ones(score.shape, dtype=bool)  # than all labels looked at so far
     pointers = np.zeros(score.shape, dtype=np.uint32 if num_labels > 256 else np.uint8)
-    for label in range(1, num_labels):
-        np.add(before[label], transitions[label][:, None], out=score)
-        score += step
-        np.greater(score, highest, out=is_better)
-        np.maximum(pointers, is_better * pointers.dtype.type(label), out=pointers)
-        np.maximum(highest, score, out=highest)
-    by_step = pointers.reshape(num_labels, num_steps - 1, num_sequences)
-    return np.ascontiguousarray(by_step.transpose(1, 2, 0))
+    for label in range(num_labels - 1):  # the last one, if none of these
+        np.add(best[:-1, label, None], transitions[label][:, None], out=score)
+        score += steps[1:]
+        np.not_equal(score, after, out=is_other)
+        is_later &= is_other
+        pointers += is_later
+    return pointers

@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-_MAX_DRAWS = 1 << 20  # indices that the bootstrap draws at once: 8 MB
+_MAX_DRAWS = 1 << 20  # numbers that the bootstrap draws at once: 8 MB
+_MANY_ROWS = 1 << 16  # of more, it is drawn how often each different row occurs, if few differ
 
 
 def bootstrap_interval(
-    values: Sequence[float],
+    values: Sequence[float] | Floats,
     groups: Sequence[Hashable] | None = None,
     weights: Sequence[float] | None = None,
     num_resamples: int = 1000,
@@ -38,7 +39,7 @@ def bootstrap_interval(
 
 
 def bootstrap_means(
-    values: Sequence[float],
+    values: Sequence[float] | Floats,
     groups: Sequence[Hashable] | None = None,
     weights: Sequence[float] | None = None,
     num_resamples: int = 1000,
@@ -84,20 +85,59 @@ def ratio_means(
 
     Denominators may be 0; a resample of only such rows gives 0.
     """
-    sums, sizes = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)  # (N,)
-    if groups is not None:
-        number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-        index = np.asarray([number[group] for group in groups])  # (N,)
-        sums, sizes = (np.bincount(index, row).astype(np.float64) for row in (sums, sizes))  # (G,)
-    generator = np.random.default_rng(seed)
-    ratios = np.zeros(num_resamples)
-    num_rows = max(1, _MAX_DRAWS // len(sums))
-    for start in range(0, num_resamples, num_rows):
-        rows = slice(start, min(start + num_rows, num_resamples))
-        drawn = generator.integers(len(sums), size=(rows.stop - rows.start, len(sums)))  # (rows, G)
-        total = sizes[drawn].sum(axis=1)
-        np.divide(sums[drawn].sum(axis=1), total, out=ratios[rows], where=total > 0)
-    return ratios
+    columns = np.array([numerators, denominators], np.float64)
+    return _ratios(_resampled(_by_group(columns, groups), num_resamples, seed))
+
+
+def _by_group(columns: Floats, groups: Sequence[Hashable] | None) -> Floats:
+    """Return (C, N) columns summed over each group, (C, G), in the order in which groups come."""
+    if groups is None:
+        return columns
+    number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+    index = np.asarray([number[group] for group in groups])  # (N,)
+    return np.array([np.bincount(index, row) for row in columns])
+
+
+def _resampled(columns: Floats, num_resamples: int, seed: int) -> Floats:
+    """Return the columns' (C, N) sums in each resample of rows: (C, num_resamples).
+
+    A resample is N rows drawn with replacement. Of many rows few of which differ, how often each
+    different one is among them follows a multinomial distribution: that is drawn, at once.
+    """
+    generator, num_rows = np.random.default_rng(seed), columns.shape[1]
+    counts = None
+    if num_rows > _MANY_ROWS:
+        different, counts = _different(columns)
+        if 8 * len(counts) > num_rows:
+            counts = None
+    sums = np.empty((len(columns), num_resamples))
+    at_once = max(1, _MAX_DRAWS // (num_rows if counts is None else len(counts)))
+    for start in range(0, num_resamples, at_once):
+        rows = slice(start, min(start + at_once, num_resamples))
+        if counts is not None:
+            shares = counts / num_rows
+            sums[:, rows] = different @ generator.multinomial(num_rows, shares, rows.stop - start).T
+            continue
+        drawn = generator.integers(num_rows, size=(rows.stop - start, num_rows))
+        for total, column in zip(sums, columns, strict=True):
+            total[rows] = column[drawn].sum(axis=1)
+    return sums
+
+
+def _different(columns: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """Return the different rows of (C, N) columns, (C, K), and how often each is there, (K,)."""
+    codes = np.zeros(columns.shape[1], np.int64)
+    for column in columns:
+        if (column != column[0]).any():
+            values, places = np.unique(column, return_inverse=True)
+            codes = np.unique(codes * len(values) + places, return_inverse=True)[1]
+    _, first, counts = np.unique(codes, return_index=True, return_counts=True)
+    return columns[:, first], counts
+
+
+def _ratios(sums: Floats) -> Floats:
+    """Return the first row by the second, 0 where that is 0."""
+    return np.divide(sums[0], sums[1], out=np.zeros(sums.shape[1]), where=sums[1] > 0)
 
 
 @dataclass(frozen=True)
@@ -152,7 +192,9 @@ def paired_ratio_difference(
     lengths = {len(part) for side in (first, second) for part in side}
     if len(lengths) > 1:
         raise ValueError(f"expected as many rows on both sides, found {sorted(lengths)}")
-    ours, theirs = (ratio_means(*side, groups, num_resamples, seed) for side in (second, first))
+    columns = _by_group(np.array([*second, *first], np.float64), groups)
+    sums = _resampled(columns, num_resamples, seed)
+    ours, theirs = _ratios(sums[:2]), _ratios(sums[2:])
     whole = [sum(above) / sum(below) if sum(below) else 0.0 for above, below in (second, first)]
     return _difference(whole[0] - whole[1], ours - theirs)
 
