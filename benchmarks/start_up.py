@@ -5,7 +5,7 @@
 A tiny BERT (2 layers, 32 hidden) on prepared data; batch 8, fp32, no dropout, one process, CPU.
 
 * Ours: `python jobs/train.py run=RUN`. Everything is in it: finding where the run stands, hashing
-  the prepared data, and the lock. A rank on SLURM does the same, started by srun instead of a shell,
+  the prepared data, and the lock. A rank on SLURM does the same, started by srun, not a shell,
   with no launcher in between.
 * Theirs: PEER below, a plain loop as Accelerate's and transformers' documentation have it, on a
   dataset that was tokenized, and saved to disk, beforehand; as `accelerate launch --cpu

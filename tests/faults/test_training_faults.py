@@ -393,9 +393,9 @@ def test_a_stop_signal_while_a_checkpoint_is_being_written_waits_for_it_and_ends
         "point=train.step;step=4;action=usr2"
     )
     assert child.status == STOPPED, child.text
-    writes, signals = faults.read_log(case.log)
-    assert (writes["step"], signals["step"]) == (3, 4)
-    assert signals["time"] - writes["time"] < 1, "it trained while step 3 was being written"
+    fired_at = {one["step"]: one["time"] for one in faults.read_log(case.log)}
+    assert set(fired_at) == {3, 4}
+    assert fired_at[4] < fired_at[3] + 1, "it trained on before step 3 was written"
     assert list_steps(case.run.checkpoints) == [3, 5]
     state = read_json(case.run.status_file("train", 0))
     assert (state["state"], state["step"], state["saved_step"]) == ("stopped", 5, 5)
