@@ -217,7 +217,8 @@ class _Search:
         to later hits' beginnings."""
         num_tokens, num_before = len(shared), self._words.num_before
         behind = hits[place] + 1
-        for number in hits[place + 1 :]:
+        for i in range(place + 1, len(hits)):  # a slice would be quadratic
+            number = hits[i]
             num_tokens += num_before[number] - num_before[behind]
             if num_tokens >= self._most_tokens or self._is_too_long(num_tokens):
                 return
