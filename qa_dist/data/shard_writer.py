@@ -24,6 +24,7 @@ from qa_dist.files import (
 
 _ALIGNMENT_BYTES = 64
 _FLUSH_ROWS = 1024
+_FLUSH_TOKENS = 1 << 16
 
 # Name -> dtype; "tokens" is uint16 or uint32, whichever the vocabulary needs. A ragged array is `x`
 # with `x_offsets`,
@@ -82,6 +83,7 @@ class ShardWriter:
         }
         self._example_context: list[int] = []
         self._windows: list[tuple[int, ...]] = []
+        self._num_tokens = 0  # of the contexts among them
         self._num_contexts = self._num_examples = self._num_windows = 0
         for name in _DTYPES:
             if name.endswith("_offsets"):
@@ -113,6 +115,9 @@ class ShardWriter:
         self._pieces["context_labels"].append(labels)
         self._rows["context_text"].append(text.encode())
         self._num_contexts += 1
+        self._num_tokens += len(token_ids)
+        if self._num_tokens >= _FLUSH_TOKENS:
+            self._flush()
         return self._num_contexts - 1
 
     def add_example(
@@ -223,6 +228,7 @@ class ShardWriter:
         for name, column in zip(_WINDOW, columns, strict=True):
             self._append(f"window_{name}", column)
         self._windows.clear()
+        self._num_tokens = 0
 
 
 def _joined(rows: list[Any]) -> NDArray[Any]:

@@ -215,7 +215,8 @@ def find_target_span(words: Words, rationale: CharSpan, reference: str) -> CharS
     near_f1, near = find_closest(words, start, end, reference, rationale)
     if near_f1 > 1 - MIN_GAIN:
         return near or rationale
-    far_f1, far = find_closest(words, 0, len(words.text), reference, rationale)
+    least = near_f1 + MIN_GAIN - 1e-9
+    far_f1, far = find_closest(words, 0, len(words.text), reference, rationale, least)
     return (near if far_f1 - near_f1 < MIN_GAIN else far) or rationale
 
 

@@ -150,33 +150,33 @@ def _parts(word: str) -> list[_Part]:
 
 
 def find_closest(
-    words: Words, start: int, end: int, answer: str, near: CharSpan
+    words: Words, start: int, end: int, answer: str, near: CharSpan, least_f1: float = 0.0
 ) -> tuple[float, CharSpan | None]:
     """Return the highest token F1 with `answer` of a span of the words in [start, end), and it.
 
     Of several the one with the tokens in the answer's order, then the nearest to the span `near`,
-    then the shortest, then the first. (0, None) if no token is shared.
+    then the shortest, then the first. (0, None) if no token is shared, or none has `least_f1`.
     """
     gold = answer_tokens(answer)
     counts = Counter(gold)
-    search = _Search(words, frozenset(gold), len(gold))
+    search = _Search(words, counts, least_f1)
     best, best_span = (0.0, False, 0, 0, 0), None
     for shared, num_tokens, first, last in search.spans(start, end):
-        if 2 * min(len(shared), len(gold)) < best[0] * (len(gold) + num_tokens):
+        if 2 * min(len(shared), search.most_same) < search.least_f1 * (len(gold) + num_tokens):
             continue  # worse even if all of them are the answer's
         if len(counts) == len(gold):
             num_same = len(search.wanted.intersection(shared))
         else:
             num_same = (Counter(shared) & counts).total()
         f1 = 2 * num_same / (len(gold) + num_tokens)
-        if f1 < best[0]:
+        if f1 < search.least_f1:
             continue
         is_exact = num_tokens == len(gold) and shared == gold
         distance = max(0, near[0] - last, first - near[1])
         rank = (f1, is_exact, -distance, first - last, -first)
         if num_same and rank > best:
             best, best_span = rank, (first, last)
-            search.best_f1 = f1
+            search.least_f1 = f1
     return best[0], best_span
 
 
@@ -187,17 +187,20 @@ _Span = tuple[tuple[str, ...], int, int, int]
 class _Search:
     """The spans of a text that could be closest to an answer."""
 
-    def __init__(self, words: Words, wanted: frozenset[str], num_gold: int) -> None:
-        """`wanted`: the answer's tokens, `num_gold` with repetitions."""
-        self.wanted = wanted
-        self.best_f1 = 0.0  # longer spans that can't have it are left out
-        self._words, self._num_gold = words, num_gold
+    def __init__(self, words: Words, gold: Counter[str], least_f1: float) -> None:
+        self.wanted = frozenset(gold)
+        self.least_f1 = least_f1  # longer spans that can't have it are left out
+        self.most_same = sum(num for token, num in gold.items() if token in words.places)
+        """Tokens of the answer that a span can share at most."""
+        self._words, self._num_gold = words, gold.total()
         # One shared token alone gives F1 2 / (1 + gold); a span of more tokens gives less.
-        self._most_tokens = min(max(_MAX_PIECES, num_gold**2), _MAX_SPAN_TOKENS)
+        self._most_tokens = min(max(_MAX_PIECES, self._num_gold**2), _MAX_SPAN_TOKENS)
 
     def spans(self, start: int, end: int) -> Iterator[_Span]:
         """Yield the spans in [start, end) that begin and end with a wanted token: no others can be
         best."""
+        if self._is_too_long(self.most_same):
+            return
         hits = self._words.hits(self.wanted, start, end)
         for i, number in enumerate(hits):
             at, parts = self._words.starts[number], self._words.words[number].parts
@@ -214,11 +217,10 @@ class _Search:
         to later hits' beginnings."""
         num_tokens, num_before = len(shared), self._words.num_before
         behind = hits[place] + 1
-        for number in hits[place + 1 :]:
+        for i in range(place + 1, len(hits)):  # a slice would be quadratic
+            number = hits[i]
             num_tokens += num_before[number] - num_before[behind]
-            if num_tokens >= self._most_tokens:
-                return
-            if 2 * self._num_gold < self.best_f1 * (self._num_gold + num_tokens):
+            if num_tokens >= self._most_tokens or self._is_too_long(num_tokens):
                 return
             behind, at = number, self._words.starts[number]
             tails = self._words.words[number].tails
@@ -227,3 +229,7 @@ class _Search:
                     count = num_tokens + len(tail.tokens)
                     yield (*shared, *tail.tokens), count, start, at + tail.end
             shared = (*shared, *tails[-1].tokens)
+
+    def _is_too_long(self, num_tokens: int) -> bool:
+        """Whether no span of so many tokens can have the F1 that is asked for."""
+        return 2 * self.most_same < self.least_f1 * (self._num_gold + num_tokens)

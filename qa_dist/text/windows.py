@@ -132,17 +132,21 @@ def encode_questions(
     it treats the start of a string in its own way (T5, Llama).
     """
     _check_unpadded(tokenizer)
-    alone = all(len(segments) == 1 for segments in questions) or _encodes_apart(tokenizer, sep_text)
+    encode = encode or partial(encode_ids, tokenizer)
+    if all(len(segments) == 1 for segments in questions) or _encodes_apart(tokenizer, sep_text):
+        distinct = list(dict.fromkeys(chain.from_iterable(questions)))
+        ids_of = dict(zip(distinct, encode(distinct), strict=True))
+        return [[ids_of[segment] for segment in row] for row in questions]
     texts: dict[str, int] = {}  # what is encoded -> its row
     rows: list[list[tuple[int, bool, bool]]] = []  # per segment: row, sep in front, sep behind
     for segments in questions:
         row: list[tuple[int, bool, bool]] = []
         for i, segment in enumerate(segments):
-            front, behind = not alone and i > 0, not alone and i < len(segments) - 1
+            front, behind = i > 0, i < len(segments) - 1
             text = sep_text * front + segment + sep_text * behind
             row.append((texts.setdefault(text, len(texts)), front, behind))
         rows.append(row)
-    ids = (encode or partial(encode_ids, tokenizer))(list(texts))
+    ids = encode(list(texts))
     return [[ids[at][front : len(ids[at]) - behind] for at, front, behind in row] for row in rows]
 
 

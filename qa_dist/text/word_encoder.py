@@ -17,8 +17,8 @@ from tokenizers import Tokenizer
 
 from qa_dist.text.windows import TokenizedContext, encode_contexts, encode_ids
 
-MAX_WORDS = 1 << 16
-"""Distinct words kept, about 15 MB with their tokens; one more, and they are collected anew."""
+MAX_WORDS = 1 << 17
+"""Distinct words kept, about 25 MB with their tokens; one more, and they are collected anew."""
 _MAX_TOKENS = 4 * MAX_WORDS
 
 Ints = npt.NDArray[np.int64]
