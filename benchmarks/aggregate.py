@@ -97,7 +97,9 @@ def make_run(folder: Path, questions: int) -> dict[str, float]:
         for index in range(count):
             name = f"{split}-{index:05d}-of-{count:05d}"
             copy_shard(template, Path(prepared["folder"]) / name, number)
-            scores = write_rows(run.predictions / step_name(STEP), name, number, per_shard(questions), rng)
+            scores = write_rows(
+                run.predictions / step_name(STEP), name, number, per_shard(questions), rng
+            )
             totals += scores if split == "dev" else []
             number += 1
     return {"questions": len(totals), "f1": 100 * math.fsum(totals) / len(totals)}
@@ -158,9 +160,7 @@ _POOL = [
 """N best lists, as rows have them."""
 
 
-def write_rows(
-    folder: Path, name: str, shard: int, count: int, rng: random.Random
-) -> list[float]:
+def write_rows(folder: Path, name: str, shard: int, count: int, rng: random.Random) -> list[float]:
     """Write a shard's predictions and their marker; return the F1 of each at threshold 0."""
     from qa_dist.files import write_json
 

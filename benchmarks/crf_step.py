@@ -107,7 +107,7 @@ def new_batch(vocab_size: int) -> Any:
     return Batch(
         input_ids=torch.randint(vocab_size, size),
         token_type_ids=(torch.arange(NUM_TOKENS) >= CONTEXT_AT).long().expand(size).contiguous(),
-        attention_mask=(places < lengths[:, None]).long(),
+        attention_mask=places < lengths[:, None],
         candidate_mask=candidates,
         starts=starts,
         ends=starts + 3 * (starts > 0),
