@@ -11,11 +11,12 @@ would.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -68,7 +69,11 @@ def _aggregate(run: RunDir) -> list[int]:
         if problem := _unfinished(run, prepared, step):
             problems[step] = problem
         elif not is_scored(run, step, recipe.evaluation.num_resamples):
-            scores = _score_step(run, recipe, prepared, step)
+            gc.disable()  # a million rows and no cycles: looking for some takes a fifth of the time
+            try:
+                scores = _score_step(run, recipe, prepared, step)
+            finally:
+                gc.enable()
             write_json(run.scores_file(step), scores)
             faults.reach("aggregate.after_json", step)
             mark_scored(run, step, recipe.evaluation.num_resamples)
@@ -245,14 +250,14 @@ def _read_rows(run: RunDir, prepared: Prepared, step: int, split: str) -> Iterat
     for path in shards:
         shard = Shard(path)
         facts = shard["example_json"].tobytes()
-        for start, end in itertools.pairwise(shard["example_json_offsets"].tolist()):
-            missing.add(json.loads(facts[start:end])["id"])
+        places = itertools.pairwise(shard["example_json_offsets"].tolist())
+        missing.update(each["id"] for each in _parsed(facts[a:b] for a, b in places))
     for path in shards:
         with run.predictions_file(step, path.name).open("rb") as lines:
-            for line in lines:
-                row = _without_n_best(line)
+            for row in _parsed(map(_without_n_best, lines)):
                 if row["id"] in missing:
                     missing.remove(row["id"])
+                    row.pop("n_best", None)
                     yield row
     if missing:
         raise InputError(
@@ -264,16 +269,19 @@ def _read_rows(run: RunDir, prepared: Prepared, step: int, split: str) -> Iterat
 _N_BEST, _OWN = b', "n_best": [', f'"{OWN}": {{'.encode()
 
 
-def _without_n_best(line: bytes) -> dict[str, Any]:
-    """Return a row without its n best: most of its bytes, no score needs them, and they come last
-    but for the answers with own history. (Within a text, a quote has a backslash before it.)"""
+def _without_n_best(line: bytes) -> bytes:
+    """Return a row without its n best: most of its bytes, no score needs them, and they come last.
+    (Within a text, a quote has a backslash before it.) With the model's own answers as history they
+    don't: such a row stays whole."""
     facts, found, rest = line.partition(_N_BEST)
-    if not found or _OWN in rest:
-        row: dict[str, Any] = json.loads(line)
-        row.pop("n_best", None)
-        return row
-    row = json.loads(facts.decode() + "}")
-    return row
+    return facts + b"}" if found and _OWN not in rest else line
+
+
+def _parsed(objects: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Parse JSON objects, many at a time: that takes half as long."""
+    left = iter(objects)
+    while some := list(itertools.islice(left, 1024)):
+        yield from json.loads(b"[" + b",".join(some) + b"]")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,10 +25,14 @@ def break_down(
     """
     tables: dict[str, dict[str, dict[str, Any]]] = {}
     for kind in KINDS:
-        rows: dict[str, list[int]] = {}
+        of_values: dict[str, list[int]] = defaultdict(list)
         for i, of_question in enumerate(facets):
             if kind in of_question:
-                rows.setdefault(_row_name(kind, of_question[kind]), []).append(i)
+                of_values[of_question[kind]].append(i)
+        rows: dict[str, list[int]] = {}
+        for value, numbers in of_values.items():
+            name = _row_name(kind, value)
+            rows[name] = sorted(rows[name] + numbers) if name in rows else numbers
         if len(rows) > 1:
             tables[kind] = {
                 name: {"num_questions": len(rows[name]), **figures(rows[name])}

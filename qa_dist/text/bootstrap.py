@@ -137,7 +137,9 @@ def _different(columns: Floats) -> tuple[Floats, NDArray[np.int64]]:
 
 def _ratios(sums: Floats) -> Floats:
     """Return the first row by the second, 0 where that is 0."""
-    return np.divide(sums[0], sums[1], out=np.zeros(sums.shape[1]), where=sums[1] > 0)
+    ratios = np.zeros(sums.shape[1])
+    np.divide(sums[0], sums[1], out=ratios, where=sums[1] > 0)
+    return ratios
 
 
 @dataclass(frozen=True)

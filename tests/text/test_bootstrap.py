@@ -190,3 +190,40 @@ def test_groups_widen_the_interval_of_what_goes_together() -> None:
     together = ratio_interval(numerators, [1.0] * 1000, groups=[i // 50 for i in range(1000)])
     assert alone[0] == pytest.approx(0.5 - 1.96 * 0.5 / 1000**0.5, abs=0.01)
     assert together[0] < 0.35 < 0.65 < together[1]
+
+
+# ---- many rows, few of which differ
+
+
+def test_counts_of_different_rows_are_distributed_as_rows_drawn_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Mean and spread of a ratio agree with those of drawn rows, and pieces don't matter."""
+    generator = np.random.default_rng(5)
+    sizes = generator.integers(1, 4, 4000).astype(float)
+    sums = generator.integers(0, 2, 4000) * sizes
+    drawn = bootstrap.ratio_means(sums, sizes, num_resamples=4000)
+    monkeypatch.setattr(bootstrap, "_MANY_ROWS", 100)
+    counted = bootstrap.ratio_means(sums, sizes, num_resamples=4000)
+    assert not np.array_equal(counted, drawn), "control: another way of drawing"
+    assert counted.mean() == pytest.approx(drawn.mean(), abs=4 * drawn.std() / 4000**0.5)
+    assert counted.std() == pytest.approx(drawn.std(), rel=0.06)
+    monkeypatch.setattr(bootstrap, "_MAX_DRAWS", 50)
+    assert np.array_equal(bootstrap.ratio_means(sums, sizes, num_resamples=4000), counted)
+
+
+def test_pairs_of_many_rows_stay_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is better by the same everywhere is so in each resample, or pairs were torn."""
+    monkeypatch.setattr(bootstrap, "_MANY_ROWS", 100)
+    first = [float(i % 5) for i in range(2000)]
+    ones = [1.0] * 2000
+    better = [value + 1 for value in first]
+    found = paired_ratio_difference((first, ones), (better, ones), num_resamples=500)
+    assert (found.low, found.high) == (pytest.approx(1.0), pytest.approx(1.0))
+
+
+def test_rows_that_all_differ_are_drawn_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [i / 7 for i in range(1000)]
+    before = bootstrap_interval(values)
+    monkeypatch.setattr(bootstrap, "_MANY_ROWS", 100)
+    assert bootstrap_interval(values) == before
