@@ -61,7 +61,9 @@ def rows(
     torch.set_num_threads(threads)
     is_cpu = device == "cpu"
     if is_cpu and torch.cuda.is_available():
-        raise SystemExit("device=cpu: there is a GPU, which ours would use; CUDA_VISIBLE_DEVICES=''")
+        raise SystemExit(
+            "device=cpu: there is a GPU, which ours would use; CUDA_VISIBLE_DEVICES=''"
+        )
     grouped_goal, dropout_goal = (">= 1.1", ">= 4") if is_cpu else (">= 1.3", ">= 2")
     kinds = (
         ("padded, no dropout", True, 0.0, ">= 2", max(1, runs // 2)),
@@ -166,9 +168,15 @@ class Ours:
 
 
 def prepare(
-    folder: Path, encoder: Path, data: inputs.Inputs, batch: int, more: Sequence[str]
+    folder: Path,
+    encoder: Path,
+    data: inputs.Inputs,
+    batch: int,
+    more: Sequence[str],
+    train_questions: int = 2000,
+    dev_questions: int = 50,
 ) -> tuple[Any, Any, Any]:
-    """Prepare 2,000 questions in this process, as a launch would; return run, recipe and data."""
+    """Prepare so many questions in this process, as a launch would; return run, recipe and data."""
     from qa_dist.attempts import new_attempt
     from qa_dist.cluster.open_run import open_run
     from qa_dist.plan import make_plan, save_plan
@@ -179,10 +187,9 @@ def prepare(
     settings = [
         f"model.name={encoder}",
         f"sources.0.train={data.train}",
-        "sources.0.dev=",
-        "sources.0.dev_fraction=0.05",
-        "sources.0.max_train_examples=2000",
-        "sources.0.max_dev_examples=50",
+        f"sources.0.max_train_examples={train_questions}",
+        f"sources.0.max_dev_examples={dev_questions}",
+        f"sources.0.dev={data.dev}",
         f"data.max_length_tokens={LENGTH}",
         f"train.batch_windows={batch}",
         f"train.micro_batch_tokens={batch * LENGTH}",
@@ -354,7 +361,9 @@ def compare(ours: Ours, theirs: Peer) -> None:
     windows = [int(w) for w in source.order.batch(0)]
     batch = collate(source.train_split, windows, source.template, None).to(ours.device)
     rows = theirs.trainer.data_collator([theirs.features[w] for w in windows])
-    inputs_ = {name: value.to(ours.device) for name, value in rows.items() if "position" not in name}
+    inputs_ = {
+        name: value.to(ours.device) for name, value in rows.items() if "position" not in name
+    }
     for key, positions in (("start_positions", batch.starts), ("end_positions", batch.ends)):
         if rows[key].tolist() != positions.tolist():
             raise SystemExit(f"{key} differ: not the same work")

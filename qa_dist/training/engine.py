@@ -51,7 +51,7 @@ class _Vote:
         is_cuda = value.device.type == "cuda"
         self._host = torch.empty(value.shape, pin_memory=is_cuda)
         self._host.copy_(value, non_blocking=True)
-        self._event = torch.cuda.Event() if is_cuda else None
+        self._event = torch.cuda.Event() if is_cuda else None  # type: ignore[no-untyped-call]
         if self._event:
             self._event.record()
 
