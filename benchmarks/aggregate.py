@@ -4,12 +4,12 @@
 
 Nobody else has this stage, so there is no peer. The run is made up, on disk as the real one leaves
 it: SQuAD 2.0's form, dev and held-out questions in shards of prepared data with their markers, a
-checkpoint's predictions with 20 best answers each (about 1 GB), and their markers. A process of
-its own, imports included, then does all that the stage does: the predictions' sha256, each id once
-and none missing, a threshold tuned on the held-out questions, three thresholds' EM and F1 with
-bootstrap intervals, the breakdown, the official scripts' files, scores/*.json and TensorBoard. Of the scores a
-mean is compared with the one that was written. Seconds of wall clock (goal <= 20) and the most
-memory that the process held (goal < 1 GB). Making the input takes about half a minute.
+checkpoint's predictions with 20 best answers each (about 1 GB), and their markers. A process of its
+own, imports included, then does all that the stage does: the predictions' sha256, each id once and
+none missing, a threshold tuned on the held-out questions, three thresholds' EM and F1 with
+bootstrap intervals, the breakdown, the official scripts' files, scores/*.json and TensorBoard. Of
+the scores a mean is compared with the one that was written. Seconds of wall clock (goal <= 20) and
+the most memory that the process held (goal < 1 GB). Making the input takes about half a minute.
 """
 
 from __future__ import annotations

@@ -2,15 +2,16 @@
 
     python benchmarks/n_best.py [questions=2000] [runs=3]
 
-The peer is `postprocess_qa_predictions` of transformers' question-answering example (null answers on,
-n_best_size 20, max_answer_length 30, threshold 0), in our own words but step by step as users have it:
-for each question and window the 20 best starts and ends by argsort, each pair of them checked in
-Python, the lowest null score, the best 20 as texts, a softmax over them, the null decision. Ours is
-the evaluate stage's own way from logits to rows (SpanPredictor and SpanHead.span_scores), which also
-collates the batches and scores EM and F1: more than the peer does. Both take the same windows of SQuAD
-(max 384 tokens, overlap 128) and the same logits: noise, high where the answer is, low at the question
-as a trained model has them. Answers and null odds are compared first and must be the same. Seconds for
-all questions; ratio above 1: ours is faster; goal >= 10.
+The peer is `postprocess_qa_predictions` of transformers' question-answering example (null answers
+on, n_best_size 20, max_answer_length 30, threshold 0), in our own words but step by step as users
+have it: for each question and window the 20 best starts and ends by argsort, each pair of them
+checked in Python, the lowest null score, the best 20 as texts, a softmax over them, the null
+decision. Ours is the evaluate stage's own way from logits to rows (SpanPredictor and
+SpanHead.span_scores), which also collates the batches and scores EM and F1: more than the peer
+does. Both take the same windows of SQuAD (max 384 tokens, overlap 128) and the same logits: noise,
+high where the answer is, low at the question as a trained model has them. Answers and null odds are
+compared first and must be the same. Seconds for all questions; ratio above 1: ours is faster; goal
+>= 10.
 """
 
 from __future__ import annotations

@@ -107,9 +107,9 @@ def _span_candidates(
     context = int(shard["example_context"][shard["window_example"][window]])
     char_starts, char_ends = shard.char_spans(context)
     text = shard.context_text(context)
-    for score, first, last in zip(scores.tolist(), firsts.tolist(), lasts.tolist(), strict=True):
-        if score == float("-inf"):
-            return
-        span = (int(char_starts[first]), int(char_ends[last]))
+    is_span = scores > float("-inf")
+    starts, ends = char_starts[firsts[is_span]].tolist(), char_ends[lasts[is_span]].tolist()
+    for score, *place in zip(scores[is_span].tolist(), starts, ends, strict=True):
+        span = (place[0], place[1])
         if text[span[0] : span[1]].strip():
             yield Candidate(text[span[0] : span[1]], score, span)
