@@ -17,7 +17,8 @@ boundary to boundary, where on CUDA the device is waited for: fsync, sha256, ren
 that a step loses to the thread that does this, are in it; the return time of a call counts for
 nothing. The save is the first of its training, so that memory for the copies has yet to be found.
 
-* Share: the extra time of all steps around a save, by that plus the time of 50 other steps (on CUDA 100).
+* Share: the extra time of all steps around a save, by that plus the time of 50 other steps (on
+  CUDA 100).
 * Stall: the extra time of the slowest step around a save, ours by the synchronous one's. The last
   row, which has no goal, sums up all steps around it: on a CPU, copying, writing and hashing take
   their time from the very cores that compute the step, so that only what waits for the disk is won.
@@ -191,8 +192,8 @@ def measure(trainings: Runs, runs: int, on_cuda: bool) -> Iterator[Row]:
         shares.append(sums[0][-1] / (sums[0][-1] + share_steps * undisturbed(ours)))
     libraries = ("torch", "safetensors")
     yield measured(
-        f"checkpoint each {share_steps} steps: share of wall time (a save's extra time among as many "
-        "mean steps)",
+        f"checkpoint each {share_steps} steps: share of wall time (a save's extra time among as "
+        "many mean steps)",
         statistics.median(shares),
         "",
         "<= 0.01" if on_cuda else "<= 0.05",

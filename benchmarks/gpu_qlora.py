@@ -12,8 +12,8 @@ The peer is what the documentation of peft and bitsandbytes shows: AutoModelForC
 get_peft_model, bf16 autocast, windows in random order, padded on the right to the batch's longest
 (a multiple of 8), labels -100 on prompts and padding, model(**batch).loss, the same optimizer and
 clipping. Ours is build_causal_lm with packed rows on a GPU, as jobs/train.py has it, on the same
-windows, batched by like length, with making the batch. Losses of all batches, from the same weights,
-are compared before any time is taken.
+windows, batched by like length, with making the batch. Losses of all batches, from the same
+weights, are compared before any time is taken.
 """
 
 from __future__ import annotations
