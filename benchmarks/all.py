@@ -43,6 +43,9 @@ LIMIT_S = 900
 
 def main(names: list[str]) -> int:
     """Run the scripts, print the table, write results.json; return the exit status."""
+    if {"-h", "--help"} & set(names):
+        print(__doc__)
+        return 0
     if unknown := sorted(set(names) - set(SCRIPTS)):
         print(f"error: {', '.join(unknown)}: expected some of {', '.join(SCRIPTS)}")
         return 2
@@ -67,6 +70,8 @@ def main(names: list[str]) -> int:
     missed = [row["name"] for row in every if row["holds"] is False]
     print(f"\n{len(every)} rows, {total / 60:.1f} min; below their goal: {len(missed)}")
     print(*missed, sep="\n")
+    if failed:
+        print(f"failed: {', '.join(failed)} (see above)")
     print(f"written to {RESULTS}")
     return 1 if failed else 0
 
@@ -79,7 +84,11 @@ def run(name: str) -> tuple[list[dict[str, Any]], str]:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                row = json.loads(line)
+                try:
+                    row = json.loads(line)
+                except ValueError:  # what a process that it started had to say
+                    print(line.rstrip(), file=sys.stderr, flush=True)
+                    continue
                 rows.append(row)
                 fields = {key: value for key, value in row.items() if key != "holds"}
                 print(Row(**fields).as_line(), flush=True)

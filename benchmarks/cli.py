@@ -3,10 +3,10 @@
     python benchmarks/cli.py [runs=5] [--json]
 
 `launch.py --help`; `status.py RUN`; a submit with dry_run=true; and a submit: recipe, plan, code
-snapshot and six sbatch calls' worth of scripts, with stand-ins for SLURM's commands first on PATH
-that answer at once, so that the time is our own. No peer: nobody else does the same; the goal is
-0.5 s for each. Each is run once more under `python -X importtime`: had it loaded torch, this ends
-with an error.
+snapshot and the eleven calls of a launch of four stages, with stand-ins for SLURM's commands first
+on PATH that answer at once, so that the time is our own. No peer: nobody else does the same; the
+goal is 0.5 s for each. Each is run once more, before, under `python -X importtime`: had it loaded
+torch, this ends with an error.
 """
 
 from __future__ import annotations

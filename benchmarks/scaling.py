@@ -35,6 +35,9 @@ Measure = tuple[float, float]
 def main(words: Sequence[str]) -> int:
     """Measure, print the table, write the picture; return 0."""
     keys = {"questions": "200", "times": "3", "epochs": "1", "svg": str(ROOT / "docs/scaling.svg")}
+    if {"-h", "--help"} & set(words):
+        print(__doc__)
+        return 0
     given = dict(word.partition("=")[::2] for word in words)
     if unknown := set(given) - set(keys):
         print(f"error: {', '.join(sorted(unknown))}: expected some of {', '.join(keys)}")

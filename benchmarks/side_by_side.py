@@ -174,11 +174,17 @@ def run_script(rows: Callable[..., Iterable[Row]], text: str | None) -> int:
         key, _, value = word.partition("=")
         if word == "--json":
             continue
-        if key not in known:
+        if word in ("-h", "--help"):
+            print(text)
+            return 0
+        try:
+            settings[key] = type(known[key])(value)
+            if isinstance(settings[key], (int, float)) and settings[key] <= 0:
+                raise ValueError(value)
+        except (KeyError, ValueError):
             expected = ", ".join(f"{name}={default}" for name, default in known.items())
             print(text, f"error: {word}: expected --json, {expected}", sep="\n", file=sys.stderr)
             return 2
-        settings[key] = type(known[key])(value)
     threads = settings.get("threads", known.get("threads"))
     if threads is not None:  # read when torch and numpy are loaded
         os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}

@@ -20,6 +20,7 @@ time, ours by their model and theirs by ours. Goals: theirs takes 1.5 times as l
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -107,22 +108,22 @@ def rows(threads: int = 2, runs: int = 3, launchers: str = "accelerate,deepspeed
 
 def first_loss(command: Sequence[str]) -> float:
     """Start a training; return the loss of its first step as soon as it says it, and end it."""
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout
-    try:
-        for line in process.stdout:
-            if "step 1: loss " in line:
-                return float(line.partition("loss ")[2].split()[0].strip(","))
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    raise SystemExit(f"{' '.join(command)}: ended without a first step")
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+        )
+        assert process.stdout
+        try:
+            for line in process.stdout:
+                if "step 1: loss " in line:
+                    return float(line.partition("loss ")[2].split()[0].strip(","))
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # all of them have ended
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        log.seek(0)
+        said = log.read()[-3000:]
+    raise SystemExit(f"{said}{' '.join(command)}: ended without a first step")
 
 
 def make_inputs(folder: Path) -> tuple[float, float]:

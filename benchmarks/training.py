@@ -1,7 +1,7 @@
 """Training windows/s against Hugging Face's Trainer, on windows of SQuAD 1.1's real lengths.
 
     python benchmarks/training.py [threads=2] [runs=4] [device=cpu] [shape=minilm] [batch=12]
-        [only=padded]
+        [questions=2000] [only=padded]
 
 The peer is `transformers.Trainer` with `BertForQuestionAnswering` (sdpa attention, its default) and
 `TrainingArguments`' defaults (fused AdamW, clipping at 1, linear decay, no workers), batches of 12
@@ -14,7 +14,7 @@ windows as in the README of transformers' own run_qa, nothing logged or saved. F
                              with either kind of dropout
 
 Both train from the same weights, in the same precision (bf16 where the processor has it, else
-fp32) and threads, on the same windows and labels of 2,000 questions; ours as jobs/train.py does
+fp32) and threads, on the same windows and labels of some questions; ours as jobs/train.py does
 (batches of like length; on a GPU packed), its whole step with making the batch, no scalars written.
 Start logits of a batch, at the tokens where an answer may start, are compared before any time is
 taken. The Trainer's whole train() goes on in a thread of its own and waits after each step for its
@@ -53,6 +53,7 @@ def rows(
     device: str = "cpu",
     shape: str = "minilm",
     batch: int = 12,
+    questions: int = 2000,
     only: str = "",
 ) -> Iterator[Row]:
     """Measure each row; `only`: those with this in their name."""
@@ -73,11 +74,11 @@ def rows(
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data, encoder = inputs.squad(folder), inputs.encoder(folder / "encoder", shape)
+        data, encoder = inputs.squad(folder, questions), inputs.encoder(folder / "encoder", shape)
         for number, (kind, is_padded, dropout, goal, times) in enumerate(kinds):
             if only in kind:
                 settings = () if dropout else ("model.hidden_dropout=0.0",)
-                ours = Ours(folder / str(number), encoder, data, batch, *settings)
+                ours = Ours(folder / str(number), encoder, data, batch, *settings, questions=questions)
                 theirs = Peer(ours, encoder, is_padded, dropout)
                 yield row(ours, theirs, kind, goal, times)
                 ours.engine.close()
@@ -121,13 +122,19 @@ class Ours:
     """Our training of one run, ready at step 0."""
 
     def __init__(
-        self, folder: Path, encoder: Path, data: inputs.Inputs, batch: int, *more: str
+        self,
+        folder: Path,
+        encoder: Path,
+        data: inputs.Inputs,
+        batch: int,
+        *more: str,
+        questions: int = 2000,
     ) -> None:
         from qa_dist.models.attention import resolve_packing
         from qa_dist.training.engine import Engine, resolve_precision
         from qa_dist.training.loop import Training
 
-        run, recipe, prepared = prepare(folder, encoder, data, batch, more)
+        run, recipe, prepared = prepare(folder, encoder, data, batch, more, questions)
         self.engine = Engine(resolve_precision("auto"))
         packing, why = resolve_packing("auto", recipe.model, self.engine.precision)
         if why:

@@ -110,7 +110,8 @@ def mark_waiting(run: RunDir, stage: str, elements: Sequence[int]) -> None:
     """Write the status of elements that are about to be started: how an earlier attempt ended
     doesn't count any more; what an earlier training saved stays known."""
     for element, status in _statuses(run, stage, elements).items():
-        known = {k: v for k, v in status.items() if stage == "train" and k in ("saved_step", "of")}
+        kept = ("saved_step", "of", "unit") if stage == "train" else ()
+        known = {k: v for k, v in status.items() if k in kept}
         write_status(run.status_file(stage, element), {**known, "state": "waiting", "step": 0})
 
 

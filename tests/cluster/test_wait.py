@@ -85,6 +85,27 @@ def test_a_job_that_has_gone_ends_the_waiting(fake_slurm: FakeSlurm, run: RunDir
     assert "ended without a word" in status.elements[0].note
 
 
+def test_a_job_that_ended_between_two_asks_has_time_to_show_it(
+    fake_slurm: FakeSlurm, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wait, "_ASK_SLOWER", 2 * wait._SETTLE_S / wait._POLL_S)
+    fake_slurm.says("squeue", "7|N/A|RUNNING|None|n1|1700000000|(null)\n")
+    collect, states = wait.collect, []
+
+    def collecting(runs: list[RunDir], stages: list[str]) -> object:
+        found = collect(runs, stages)
+        states.append(found[0].stages[0].state)
+        if len(states) == 2:
+            fake_slurm.says("squeue", "")
+        if states[-1] == "failed" and states.count("failed") == 2:
+            finish(run)  # its marker is seen a little after its job has gone
+        return found
+
+    monkeypatch.setattr(wait, "collect", collecting)
+    (status,) = wait.wait_for_stages(run, ["train"], console())
+    assert states[1:4] == ["running", "failed", "failed"] and status.state == "done"
+
+
 def test_what_is_not_done_is_said_with_its_reason(fake_slurm: FakeSlurm, run: RunDir) -> None:
     failed = [Element(index, "failed", f"broke {index}") for index in range(7)]
     prepare = StageStatus("prepare", [*failed, Element(7, "done"), Element(8, "missing", "why")])
