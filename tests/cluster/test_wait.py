@@ -85,6 +85,22 @@ def test_a_job_that_has_gone_ends_the_waiting(fake_slurm: FakeSlurm, run: RunDir
     assert "ended without a word" in status.elements[0].note
 
 
+def test_a_last_word_that_comes_late_is_waited_for_however_seldom_the_queue_is_asked(
+    fake_slurm: FakeSlurm, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wait, "_ASK_SLOWER", 20.0)  # asked at once, and after a second
+    monkeypatch.setattr(wait, "_SETTLE_S", 0.7)
+    fake_slurm.says("squeue", "7|N/A|RUNNING|None|n1|1700000000|(null)\n")
+    gone = threading.Timer(0.7, fake_slurm.says, ["squeue", ""])
+    word = threading.Timer(1.3, finish, [run])  # after the queue was seen without the job
+    gone.start()
+    word.start()
+    (status,) = wait.wait_for_stages(run, ["train"], console())
+    gone.join()
+    word.join()
+    assert status.state == "done"
+
+
 def test_what_is_not_done_is_said_with_its_reason(fake_slurm: FakeSlurm, run: RunDir) -> None:
     failed = [Element(index, "failed", f"broke {index}") for index in range(7)]
     prepare = StageStatus("prepare", [*failed, Element(7, "done"), Element(8, "missing", "why")])
