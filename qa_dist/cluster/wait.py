@@ -67,7 +67,7 @@ def unfinished(ended: Sequence[StageStatus]) -> list[str]:
 
 def _wait_for_stage(run: RunDir, stage: str, progress: StageProgress) -> StageStatus:
     """Look at its files each second, and ask the queue more and more seldom while all is well."""
-    still_since: float | None = None
+    still_since: float | None = None  # when the queue first had nothing of it any more
     ask_after_s, ask_at = _POLL_S, float("-inf")
     status: StageStatus | None = None
     has_told = False
@@ -85,7 +85,7 @@ def _wait_for_stage(run: RunDir, stage: str, progress: StageProgress) -> StageSt
             if found.queue or status.count("running") or status.count("waiting"):
                 still_since = None
                 ask_after_s = min(_ASK_EVERY_S, _ASK_SLOWER * ask_after_s)
-            else:  # the queue may have been asked long ago: the job's end counts from now
+            else:
                 still_since = still_since or time.monotonic()
                 if time.monotonic() - still_since > _SETTLE_S:
                     return status
