@@ -78,7 +78,9 @@ def rows(
         for number, (kind, is_padded, dropout, goal, times) in enumerate(kinds):
             if only in kind:
                 settings = () if dropout else ("model.hidden_dropout=0.0",)
-                ours = Ours(folder / str(number), encoder, data, batch, *settings, questions=questions)
+                ours = Ours(
+                    folder / str(number), encoder, data, batch, *settings, questions=questions
+                )
                 theirs = Peer(ours, encoder, is_padded, dropout)
                 yield row(ours, theirs, kind, goal, times)
                 ours.engine.close()

@@ -25,7 +25,12 @@ import numpy as np
 from qa_dist.data.prepared import Prepared
 from qa_dist.data.raw_records import RecordIndex
 from qa_dist.data.shards import find_shards
-from qa_dist.data.tokenizer import check_chat_template, model_limit, tokenizer_digest
+from qa_dist.data.tokenizer import (
+    check_chat_template,
+    model_limit,
+    read_model_config,
+    tokenizer_digest,
+)
 from qa_dist.files import (
     MARKER,
     canonical_json,
@@ -33,7 +38,7 @@ from qa_dist.files import (
     write_json,
     write_marker,
 )
-from qa_dist.recipe import Recipe, Source, SourceSplit, form_of, source_splits
+from qa_dist.recipe import PACKED_FAMILIES, Recipe, Source, SourceSplit, form_of, source_splits
 from qa_dist.recipe_checks import show_value
 from qa_dist.records import BadRecordError, InputError, Passage
 from qa_dist.source_files import (
@@ -178,6 +183,11 @@ def _read_encoder(recipe: Recipe) -> tuple[int | None, str]:
     try:
         if recipe.model.head == "causal_lm":
             check_chat_template(name)
+        kind = read_model_config(name)["model_type"] if recipe.train.packing == "on" else ""
+        if kind and kind not in PACKED_FAMILIES:
+            raise InputError(
+                f"train.packing=on: {name} is a {kind}; {', '.join(PACKED_FAMILIES)} can be packed"
+            )
         return model_limit(name), tokenizer_digest(name, recipe.model.lower_case)
     except OSError as error:
         raise InputError(

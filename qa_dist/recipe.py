@@ -12,6 +12,9 @@ TASKS = ("squad", "coqa", "ner", "prompted_qa")
 HEADS = ("span", "span_crf", "causal_lm")
 PRECISIONS = ("auto", "bf16", "fp32")
 PACKINGS = ("auto", "on", "off")
+PACKED_FAMILIES = ("bert", "roberta", "electra", "albert", "qwen2")
+"""Model types whose attention goes through transformers' interface, and in which nothing else mixes
+a token with its neighbours, as MobileBERT's embedding does."""
 BAD_RECORD_POLICIES = ("skip", "stop")
 EVALUATE_WHEN = ("at_end", "each_checkpoint")
 MIXINGS = ("round_robin", "proportional", "temperature")

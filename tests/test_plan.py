@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from functools import cache
@@ -147,6 +148,18 @@ def test_what_a_killed_launch_left_of_the_plan_is_mended(
 def test_windows_that_the_encoder_cannot_hold(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"max_length_tokens=129: .* positions for 128 tokens"):
         fingerprint(tmp_path, recipe, max_length_tokens=129)
+
+
+def test_packing_of_a_family_that_cannot_be_packed(recipe: Recipe, tmp_path: Path) -> None:
+    packed = replace(recipe, train=replace(recipe.train, packing="on"))
+    fingerprint(tmp_path, packed)
+    folder = shutil.copytree(recipe.model.name, tmp_path / "mobile")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "mobilebert"}))
+    mobile = replace(packed, model=replace(recipe.model, name=str(folder)))
+    with pytest.raises(InputError, match=r"packing=on: .*mobile is a mobilebert; bert, roberta"):
+        fingerprint(tmp_path, mobile)
+    fingerprint(tmp_path, replace(mobile, train=recipe.train))
 
 
 def test_all_files_that_are_wrong_are_named_at_once(encoder: Path, tmp_path: Path) -> None:

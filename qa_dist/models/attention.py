@@ -25,14 +25,11 @@ from torch import Tensor, nn
 
 from qa_dist.data.collate import Batch, moved
 from qa_dist.data.tokenizer import read_model_config
-from qa_dist.recipe import Model
+from qa_dist.recipe import PACKED_FAMILIES, Model
 from qa_dist.records import InputError
 
 PACKED = "qa_dist_varlen"
 """The name of our attention function among transformers' own."""
-FAMILIES = ("bert", "roberta", "electra", "albert", "qwen2")
-"""Whose attention goes through transformers' interface, and in which nothing else mixes a token
-with its neighbours, as MobileBERT's embedding does."""
 _HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -178,7 +175,7 @@ def varlen_options(
         options["window_size"] = (-1, 0) if is_causal else (-1, -1)
     else:
         options["is_causal"] = is_causal
-    if "scale" in parameters:  # else it is D ** -0.5, which is what all FAMILIES ask for
+    if "scale" in parameters:  # else it is D ** -0.5, which is what all PACKED_FAMILIES ask for
         options["scale"] = scaling
     if "enable_gqa" in parameters:
         options["enable_gqa"] = True
@@ -210,8 +207,8 @@ def _obstacles(model: Model, precision: str) -> Iterator[str]:
     from transformers import AutoConfig
 
     config = AutoConfig.for_model(**read_model_config(model.name))
-    if config.model_type not in FAMILIES:
-        yield f"{model.name} is a {config.model_type}; {', '.join(FAMILIES)} can be packed"
+    if config.model_type not in PACKED_FAMILIES:
+        yield f"{model.name} is a {config.model_type}; {', '.join(PACKED_FAMILIES)} can be packed"
         return
     dropout = model.attention_dropout
     if dropout is None:

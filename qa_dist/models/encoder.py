@@ -17,9 +17,9 @@ from torch import nn
 
 from qa_dist.data.collate import Batch
 from qa_dist.data.tokenizer import read_model_config
-from qa_dist.models.attention import FAMILIES, is_packed, make_packed, pack
+from qa_dist.models.attention import is_packed, make_packed, pack
 from qa_dist.models.dropout import use_fast_dropout
-from qa_dist.recipe import Model
+from qa_dist.recipe import PACKED_FAMILIES, Model
 from qa_dist.records import InputError
 
 
@@ -100,7 +100,8 @@ def _mask(encoder: Any, batch: Batch) -> torch.Tensor | None:
     anything, for which the host waits for a GPU, and makes (B, 1, T, T) of them.
     """
     mask, config = batch.attention_mask, encoder.config
-    if mask is None or config.model_type not in FAMILIES or config._attn_implementation != "sdpa":
+    is_known = config.model_type in PACKED_FAMILIES and config._attn_implementation == "sdpa"
+    if mask is None or not is_known:
         return mask
     return mask[:, None, None]
 

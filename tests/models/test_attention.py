@@ -15,7 +15,6 @@ from small_encoders import build
 from qa_dist.data.collate import Batch
 from qa_dist.models import attention
 from qa_dist.models.attention import (
-    FAMILIES,
     PACKED,
     PackedRow,
     make_packed,
@@ -27,10 +26,10 @@ from qa_dist.models.attention import (
 from qa_dist.models.causal_lm import build_causal_lm
 from qa_dist.models.encoder import encode, load_encoder
 from qa_dist.models.multitask import MultitaskModel
-from qa_dist.recipe import Model
+from qa_dist.recipe import PACKED_FAMILIES, Model
 from qa_dist.records import InputError
 
-ENCODERS = [family for family in FAMILIES if family != "qwen2"]
+ENCODERS = [family for family in PACKED_FAMILIES if family != "qwen2"]
 LENGTHS = (9, 24, 1, 17)
 NO_DROPOUT: dict[str, Any] = {"attention_dropout": 0.0, "hidden_dropout": 0.0}
 
