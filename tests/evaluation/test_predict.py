@@ -88,7 +88,7 @@ def test_where_batches_cant_be_packed_they_are_padded(
     run = new_run("coqa", 1, "train.packing=on")  # trained on another machine
     recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
     monkeypatch.setattr(attention, "_obstacles", lambda *_: iter(["this GPU is too old"]))
-    with pytest.raises(InputError, match="train.packing=on: this GPU is too old"):
+    with pytest.raises(InputError, match="this GPU is too old"):
         attention.resolve_packing("on", recipe.model, "bf16")
     model: Any = predict.load_trained(run, recipe, prepared, None)
     assert not model.is_packed
