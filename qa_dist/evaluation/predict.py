@@ -138,7 +138,7 @@ def load_trained(
     classes = [prepared.classes(dev[place]) for place in trained_sources(recipe)]
     is_writer = recipe.model.head == "causal_lm"
     packing = "off" if is_writer else recipe.train.packing
-    is_packed, _ = resolve_packing(packing, recipe.model, run_precision(run))
+    is_packed, _ = resolve_packing(packing, recipe.model, run_precision(run), is_training=False)
     model = build_model(recipe, classes, is_packed)
     if state is not None:
         model.load_state_dict(state)

@@ -185,16 +185,19 @@ def varlen_options(
 # -- where it can be used --------------------------------------------------------------------------
 
 
-def resolve_packing(asked: str, model: Model, precision: str) -> tuple[bool, str]:
+def resolve_packing(
+    asked: str, model: Model, precision: str, is_training: bool = True
+) -> tuple[bool, str]:
     """Return whether batches are packed, and what is in the way of it ("": nothing, or nobody
     asked). `asked`: train.packing; `precision`: "bf16" or "fp32".
 
-    "auto" packs on CUDA where nothing is in the way. Raises InputError for "on" where something is.
+    "auto" packs on CUDA where nothing is in the way. Raises InputError for "on" where something is,
+    but not unless `is_training`: answers differ in no more than the rounding.
     """
     if asked == "off" or (asked == "auto" and not torch.cuda.is_available()):
         return False, ""
     obstacle = next(_obstacles(model, precision), "")
-    if obstacle and asked == "on":
+    if obstacle and asked == "on" and is_training:
         raise InputError(
             f"train.packing=on: {obstacle}; give train.packing=off (a run that began packed stays "
             "so: start it anew with fresh=true)"

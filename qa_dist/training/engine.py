@@ -193,6 +193,17 @@ class Engine:
             return None
         return self._peers.explain(str(error).strip().splitlines()[0])
 
+    @contextmanager
+    def lost_ranks_named(self) -> Iterator[None]:
+        """Within it a failed collective raises LostRankError."""
+        try:
+            yield
+        except RuntimeError as error:
+            lost = self.lost_rank(error)
+            if lost is None:
+                raise
+            raise lost from error
+
     # -- stop --------------------------------------------------------------------------------------
 
     def watch_for_stop(self) -> None:

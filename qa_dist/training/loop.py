@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ def train(run: RunDir, readers: Readers = NO_READERS) -> str:
     precision = facts.get("precision") or resolve_precision(recipe.train.precision)
     engine = Engine(precision, run.status)
     engine.watch_for_stop()
-    try:
+    with closing(engine), engine.lost_ranks_named():
         packing = facts.get("packing", "off" if "precision" in facts else recipe.train.packing)
         is_packed, obstacle = resolve_packing(packing, recipe.model, precision)
         if obstacle and engine.rank == 0:
@@ -69,13 +69,6 @@ def train(run: RunDir, readers: Readers = NO_READERS) -> str:
                     update_run(run, precision=precision, packing="on" if is_packed else "off")
             facts = engine.broadcast(read_json(run.run_json))
             return Training(run, recipe, prepared, engine, facts, readers).run_to_end()
-    except RuntimeError as error:
-        lost = engine.lost_rank(error)
-        if lost is None:
-            raise
-        raise lost from error
-    finally:
-        engine.close()
 
 
 @contextmanager
@@ -119,7 +112,9 @@ class Training:
 
     def run_to_end(self) -> str:
         """Train from where the run stands; return "done" or "stopped", all being saved."""
-        with self.journal or nullcontext():
+        # Who is lost is said before a checkpoint that is being written is waited for: the others
+        # wait for our word a few seconds only, and would take us for lost as well.
+        with self.journal or nullcontext(), self.engine.lost_ranks_named():
             return self._run_to_end()
 
     def _run_to_end(self) -> str:

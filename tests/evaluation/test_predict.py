@@ -25,7 +25,7 @@ from qa_dist.evaluation.aggregate import aggregate
 from qa_dist.evaluation.elements import elements, is_evaluated, origin
 from qa_dist.evaluation.predict import evaluate_element
 from qa_dist.files import read_json
-from qa_dist.models import build_model
+from qa_dist.models import attention, build_model
 from qa_dist.recipe_loading import load_saved_recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir, step_name
@@ -80,6 +80,18 @@ def test_packed_batches_give_the_same_answers(new_run: NewRun, settings: tuple[s
         assert [ours[k] for k in ("id", "text", "f1")] == [theirs[k] for k in ("id", "text", "f1")]
         assert ours["null_odds"] == pytest.approx(theirs["null_odds"], abs=0.02)
     assert len({row["text"] for row in rows[0]}) > 5, "control: answers differ"
+
+
+def test_where_batches_cant_be_packed_they_are_padded(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run("coqa", 1, "train.packing=on")  # trained on another machine
+    recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
+    monkeypatch.setattr(attention, "_obstacles", lambda *_: iter(["this GPU is too old"]))
+    with pytest.raises(InputError, match="this GPU is too old"):
+        attention.resolve_packing("on", recipe.model, "bf16")
+    model: Any = predict.load_trained(run, recipe, prepared, None)
+    assert not model.is_packed
 
 
 def test_another_batch_size_gives_the_same_answers(new_run: NewRun) -> None:

@@ -18,6 +18,7 @@ import torch
 from runs import curve, final_state, make_run
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
+from qa_dist import faults
 from qa_dist.checkpoint import list_steps
 from qa_dist.data.collate import collate
 from qa_dist.data.prepared import read_prepared
@@ -29,6 +30,7 @@ from qa_dist.training import loop
 from qa_dist.training.engine import Engine
 from qa_dist.training.journal import Readers
 from qa_dist.training.loop import Training, train
+from qa_dist.training.peers import LostRankError
 from qa_dist.training.steps import seed_generators
 
 GOLDEN = Path(__file__).parent / "golden_loss.txt"
@@ -248,6 +250,30 @@ def test_without_validation_windows_there_is_no_best_checkpoint(make: Make) -> N
     assert list_steps(training.run.checkpoints) == [6, 8]
     assert training.progress.best_step == 0
     assert not any("validation/loss" in line for line in curve(training.run))
+
+
+def test_who_is_lost_is_said_before_a_checkpoint_that_is_being_written_is_waited_for(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = make("train.checkpoint_every_steps=2")
+    there: list[list[int]] = []
+
+    def lost_rank(error: RuntimeError) -> LostRankError:
+        there.append(list_steps(training.run.checkpoints))
+        return LostRankError("rank 1")
+
+    def train_step(step: int, rate: float) -> torch.Tensor:
+        if step == 2:
+            raise RuntimeError("gloo: connection closed")
+        return Training.train_step(training, step, rate)
+
+    monkeypatch.setattr(training.engine, "lost_rank", lost_rank)
+    monkeypatch.setattr(training, "train_step", train_step)
+    faults.arm("point=checkpoint.after_files;action=sleep:0.3")
+    with pytest.raises(LostRankError):
+        training.run_to_end()
+    faults.arm("")
+    assert there == [[]] and list_steps(training.run.checkpoints) == [2]
 
 
 def test_e04_what_is_awaited_stays_and_its_readers_are_told(make: Make) -> None:
