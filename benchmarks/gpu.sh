@@ -34,7 +34,7 @@ row() { # script, settings: its rows
 }
 
 row crf device="$DEVICE" runs=$RUNS
-row crf_step device="$DEVICE" shape="$SHAPE"
+row crf_step device="$DEVICE" shape="$SHAPE" batch=16
 row training device="$DEVICE" shape="$SHAPE" batch=$BATCH runs=$RUNS
 row gpu_mfu device="$DEVICE" shape="$SHAPE" batch=$BATCH runs=$RUNS
 row gpu_evaluation device="$DEVICE" shape="$SHAPE" questions=$QUESTIONS

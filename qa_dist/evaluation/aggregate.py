@@ -31,7 +31,6 @@ from qa_dist.evaluation.elements import (
     is_evaluated,
     shards_of,
 )
-from qa_dist.evaluation.own_history import OWN
 from qa_dist.evaluation.score_spans import score_spans
 from qa_dist.evaluation.score_tags import score_tags
 from qa_dist.evaluation.score_text import score_text
@@ -251,7 +250,7 @@ def _read_rows(run: RunDir, prepared: Prepared, step: int, split: str) -> Iterat
         shard = Shard(path)
         facts = shard["example_json"].tobytes()
         places = itertools.pairwise(shard["example_json_offsets"].tolist())
-        missing.update(each["id"] for each in _parsed(facts[a:b] for a, b in places))
+        missing.update(_id_of(facts[a:b]) for a, b in places)
     for path in shards:
         with run.predictions_file(step, path.name).open("rb") as lines:
             for row in _parsed(map(_without_n_best, lines)):
@@ -266,15 +265,23 @@ def _read_rows(run: RunDir, prepared: Prepared, step: int, split: str) -> Iterat
         )
 
 
-_N_BEST, _OWN = b', "n_best": [', f'"{OWN}": {{'.encode()
+_ID, _N_BEST = b'{"id":"', b', "n_best": ['
+
+
+def _id_of(facts: bytes) -> str:
+    """Return an example's id: written first, so that the rest needn't be parsed if it is plain."""
+    name, quote, _ = facts[len(_ID) :].partition(b'"')
+    if facts.startswith(_ID) and quote and b"\\" not in name:
+        return name.decode()
+    return str(json.loads(facts)["id"])
 
 
 def _without_n_best(line: bytes) -> bytes:
     """Return a row without its n best: most of its bytes, no score needs them, and they come last.
-    (Within a text, a quote has a backslash before it.) With the model's own answers as history they
-    don't: such a row stays whole."""
-    facts, found, rest = line.partition(_N_BEST)
-    return facts + b"}" if found and _OWN not in rest else line
+    (Within a text, a quote has a backslash before it.) Where the model's own answers as history
+    come last, such a row ends with theirs and stays whole."""
+    at = line.find(_N_BEST)
+    return line[:at] + b"}" if at >= 0 and line.endswith(b"]}\n") else line
 
 
 def _parsed(objects: Iterable[bytes]) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import shutil
@@ -80,6 +81,26 @@ def test_a_question_without_prediction_is_refused_by_its_id(copied: RunDir) -> N
     rewrite(copied, SHARD, rows[1:])
     with pytest.raises(InputError, match=f"1 questions have no prediction: {rows[0]['id']}"):
         aggregate(copied)
+    assert gc.isenabled(), "scoring stops it, and an error must not leave it so"
+
+
+@pytest.mark.parametrize("name", ["q1", "", "é", 'a"b', "back\\slash", "#, \n"])
+def test_an_id_is_found_without_parsing_the_rest(name: str) -> None:
+    facts = {"id": name, "answers": [name, "id"]}
+    assert aggregates._id_of(json.dumps(facts, ensure_ascii=False).encode()) == name
+    assert aggregates._id_of(json.dumps(facts, separators=(",", ":")).encode()) == name
+    plain = json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
+    assert aggregates._id_of(plain.encode()) == name
+    assert aggregates._id_of(json.dumps(dict(reversed(facts.items()))).encode()) == name
+
+
+def test_a_row_loses_its_n_best_but_not_what_follows_them() -> None:
+    row = {"id": "a", "text": ', "n_best": [', "n_best": [["x", 1.0, [0, 1]]]}
+    line = json.dumps(row).encode() + b"\n"
+    assert json.loads(aggregates._without_n_best(line)) == {"id": "a", "text": row["text"]}
+    asked_again = {**row, "own": {"text": "y", "n_best": []}}
+    for kept in (asked_again, {"id": "a", "text": "b"}):
+        assert json.loads(aggregates._without_n_best(json.dumps(kept).encode() + b"\n")) == kept
 
 
 def test_without_any_predictions_it_says_what_to_run(copied: RunDir) -> None:

@@ -17,7 +17,7 @@ from runs import (
 
 from qa_dist.evaluation.aggregate import aggregate
 from qa_dist.evaluation.score_spans import score_spans
-from qa_dist.files import read_json
+from qa_dist.files import read_json, write_json
 from qa_dist.recipe import Recipe, Source
 from qa_dist.records import ANSWER_NOTHING, show_threshold
 from qa_dist.run_dir import RunDir, step_name
@@ -109,6 +109,35 @@ def test_a_threshold_under_which_nothing_is_answered_is_kept_as_such(tmp_path: P
     assert (scores["headline"], tuned["threshold"], tuned["f1"]) == ("tuned", ANSWER_NOTHING, 100.0)
     assert json.loads((tmp_path / "official.json").read_text()) == {f"q{i}": "" for i in range(4)}
     assert show_threshold(tuned["threshold"]) == "answers nothing"
+
+
+def test_the_official_files_are_those_that_write_json_would_write(tmp_path: Path) -> None:
+    """Byte for byte, whatever ids and texts hold; rows in another order than their ids'."""
+    names = {"b, \n  c": 'say "a", "b": 1', "é\u2028": "\\", "a": "", "d": "line\nend, 東"}
+    odds: list[float | None] = [1e-7, None, -3.25, 12345678.9]
+    rows = [
+        {
+            **{"id": name, "group": "a", "rule": "squad_v2", "facets": {}, "text": text},
+            **{"null_odds": value, "exact": 1.0, "f1": 1.0, "null_exact": 0.0, "null_f1": 0.0},
+        }
+        for (name, text), value in zip(names.items(), odds, strict=True)
+    ]
+    recipe = Recipe(sources=[Source(task="squad")])
+    score_spans(recipe, recipe.sources[0], rows, None, tmp_path, "")
+    expected = {
+        "official": {name: names[name] if name == "a" else "" for name in sorted(names)},
+        "answers": {name: names[name] for name in sorted(names)},
+        "null_odds": {
+            name: 1e9 if value is None else value
+            for name, value in sorted(zip(names, odds, strict=True))
+        },
+    }
+    for name, values in expected.items():
+        write_json(tmp_path / "expected.json", values)
+        written = (tmp_path / f"{name}.json").read_bytes()
+        assert written == (tmp_path / "expected.json").read_bytes(), name
+        write_json(tmp_path / "expected.json", {**values, "a": "other"})
+        assert written != (tmp_path / "expected.json").read_bytes(), "control"
 
 
 # ---- official.json, scored by the official rules
