@@ -6,6 +6,7 @@ line, for a tokenizer that pads on the right, with its defaults but for what a s
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,29 @@ class Theirs:
             tokenized["start_positions"].append(start)
             tokenized["end_positions"].append(end)
         return tokenized
+
+
+def with_history(path: Path, model: Path, num_turns: int) -> list[dict[str, Any]]:
+    """Return a CoQA file's turns as rows for Theirs: so many turns before are put in front of a
+    question."""
+    from transformers import AutoTokenizer
+
+    separator = AutoTokenizer.from_pretrained(model).sep_token
+    flat = []
+    for story in json.loads(path.read_text())["data"]:
+        history: list[str] = []
+        for question, answer in zip(story["questions"], story["answers"], strict=True):
+            asked = [*history[-2 * num_turns :], question["input_text"]]
+            flat.append(
+                {
+                    "id": f"{story['id']}#{question['turn_id']}",
+                    "question": separator.join(asked),
+                    "context": story["story"],
+                    "answers": {
+                        "text": [answer["span_text"]],
+                        "answer_start": [answer["span_start"]],
+                    },
+                }
+            )
+            history += [question["input_text"].strip(), answer["input_text"].strip()]
+    return flat
