@@ -93,7 +93,7 @@ def file_state(source: Source, file: str) -> dict[str, int] | None:
 def is_unchanged(folder: Path, number: int, source: Source, file: str) -> bool:
     """Return whether a file of source `number` is what the fingerprint of prepared data was taken
     of; it is read unless it still has the state that the launch has noted."""
-    expected = read_json(folder / "facts.json")["sources"][number]["inputs"][file]
+    expected: str = read_json(folder / "facts.json")["sources"][number]["inputs"][file]
     with contextlib.suppress(FileNotFoundError):  # of a launch that noted none
         noted = read_json(folder / STATES)[number].get(file)
         if noted is not None and noted == file_state(source, file):

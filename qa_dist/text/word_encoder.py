@@ -83,13 +83,12 @@ class TextEncoder:
         for most in (MAX_WORDS, MAX_WORDS * 3 // 4, 0):
             while len(self._numbers) > most:
                 self._numbers.popitem()  # the last one learnt: common words come early in a text
-            found = map(self._numbers.get, words, repeat(-1))
-            numbers = np.fromiter(found, np.int64, len(words))
+            known = map(self._numbers.get, words, repeat(-1))
+            numbers = np.fromiter(known, np.int64, len(words))
             unknown = (numbers < 0).nonzero()[0]
             new = dict.fromkeys([words[at] for at in unknown.tolist()])
             if not new or self._learn(list(new)):
-                found = (self._numbers[words[at]] for at in unknown.tolist())
-                numbers[unknown] = np.fromiter(found, np.int64, len(unknown))
+                numbers[unknown] = [self._numbers[words[at]] for at in unknown.tolist()]
                 return numbers
         return None
 
