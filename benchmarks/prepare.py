@@ -13,7 +13,7 @@ Both in one process with TOKENIZERS_PARALLELISM off (threads=1) or on, with so m
 Compared before: SQuAD's token ids and labels of every window. On CoQA token ids only, and with room
 for all of a question (ours cuts history from 64 tokens on, run_qa none): labels differ by design,
 since run_qa would take the rationale for the answer. Its conversations are on 1,500 stories of two
-of SQuAD's paragraphs each (some 240 words; CoQA's have 270), their questions as turns, the answers
+of SQuAD's paragraphs each (some 230 words; CoQA's have 270), their questions as turns, the answers
 as rationale and answer: no text comes twice, but an answer is found at once. A row without a goal
 has 80 real stories, whose answers are looked for (a start weighs more in so few).
 Bytes on disk: the shard's folder by the Arrow cache's file; windows are the same. A cost: <= 0.25.
