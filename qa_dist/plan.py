@@ -42,8 +42,10 @@ from qa_dist.recipe import PACKED_FAMILIES, Recipe, Source, SourceSplit, form_of
 from qa_dist.recipe_checks import show_value
 from qa_dist.records import BadRecordError, InputError, Passage
 from qa_dist.source_files import (
+    STATES,
     choose,
     file_of,
+    file_state,
     has_index,
     open_source,
     read_index,
@@ -53,7 +55,7 @@ from qa_dist.source_files import (
 from qa_dist.tasks import TASKS
 from qa_dist.text.prompts import PROMPT_VERSION
 
-FORMAT = 3
+FORMAT = 4
 MIN_SHARD_QUESTIONS = 2000
 
 
@@ -71,6 +73,8 @@ class Plan:
     """Questions of each split of each source, by its name."""
     labels: list[list[str]]
     """For each source, the labels of its words; empty unless its form is "tags"."""
+    states: list[dict[str, dict[str, int] | None]]
+    """For each source, the `file_state` of its files when they were read."""
 
     @property
     def is_prepared(self) -> bool:
@@ -104,6 +108,9 @@ def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
     length.
     """
     _check_libraries(recipe)
+    states = [
+        {file: file_state(source, file) for file in _files(source)} for source in recipe.sources
+    ]  # before the bytes are read: what changes meanwhile has another one
     digests = _source_digests(recipe)
     limit, tokenizer = _read_encoder(recipe)
     if limit is not None and recipe.data.max_length_tokens > limit:
@@ -140,7 +147,7 @@ def make_plan(recipe: Recipe, prepared_root: Path) -> Plan:
             raise InputError(f"{path}: has no questions for the split {split.part}")
         counts[split.name] = num
     labels = [read_labels(folder, recipe, i, indexes[i]["train"]) for i in range(len(digests))]
-    plan = Plan(folder, fingerprint, facts, indexes, counts, labels)
+    plan = Plan(folder, fingerprint, facts, indexes, counts, labels, states)
     if not plan.is_prepared:
         _check_can_write(prepared_root)
     return plan
@@ -235,11 +242,14 @@ def locate_inputs(recipe: Recipe, root: Path) -> Recipe:
 
 
 def save_plan(plan: Plan) -> None:
-    """Write the record index and what the fingerprint stands for beside the shards to be."""
+    """Write the record index, what the fingerprint stands for and the states of the input files
+    beside the shards to be."""
     folder, facts = plan.folder / "index", plan.folder / "facts.json"
     try:
         if not facts.exists():
             write_json(facts, plan.facts)
+        if not plan.is_prepared:
+            write_json(plan.folder / STATES, plan.states)
         if not has_index(plan.folder):
             folder.mkdir(exist_ok=True)
             (folder / MARKER).unlink(missing_ok=True)
@@ -256,6 +266,10 @@ def save_plan(plan: Plan) -> None:
         raise not_written(plan.folder, error) from error
 
 
+def _files(source: Source) -> tuple[str, ...]:
+    return ("train", "dev") if source.dev else ("train",)
+
+
 def _source_digests(recipe: Recipe) -> list[dict[str, str]]:
     """Return for each source the digest of each file that is given; raise InputError with all that
     is wrong with them."""
@@ -263,7 +277,7 @@ def _source_digests(recipe: Recipe) -> list[dict[str, str]]:
     problems = []
     for number, source in enumerate(recipe.sources):
         digests.append({})
-        for file in ("train", "dev") if source.dev else ("train",):
+        for file in _files(source):
             try:
                 digests[-1][file] = source_digest(source, file)
             except InputError as error:

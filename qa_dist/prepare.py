@@ -27,7 +27,6 @@ from qa_dist.data.sources import Records
 from qa_dist.data.splits import question_offsets, split_records
 from qa_dist.files import (
     own_process,
-    read_json,
     write_status,
 )
 from qa_dist.plan import not_written
@@ -39,10 +38,10 @@ from qa_dist.run_dir import RunDir
 from qa_dist.source_files import (
     choose,
     file_of,
+    is_unchanged,
     open_source,
     read_index,
     read_labels,
-    source_digest,
 )
 from qa_dist.tasks import TASKS
 from qa_dist.tasks.fields import KEPT_REASONS
@@ -114,8 +113,7 @@ def _prepare_shard(
 
 def _check_unchanged(prepared: Prepared, split: SourceSplit, source: Source, file: str) -> None:
     """Refuse to mix bytes: the input must still be what the fingerprint was taken of."""
-    expected = read_json(prepared.folder / "facts.json")["sources"][split.source]["inputs"][file]
-    if source_digest(source, file) != expected:
+    if not is_unchanged(prepared.folder, split.source, source, file):
         raise InputError(
             f"{getattr(source, file)}: was changed after this run was launched; launch again, and "
             "it is prepared anew"

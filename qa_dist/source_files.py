@@ -6,6 +6,8 @@ torch, no transformers: a submit asks too.
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,6 +29,10 @@ from qa_dist.recipe_checks import show_value
 from qa_dist.records import InputError
 from qa_dist.tasks import TASKS
 from qa_dist.tasks.ner import source_labels
+
+STATES = "inputs.json"
+"""Of prepared data, beside its facts: for each source, the `file_state` of its files at launch."""
+_TICK_NS = 2_000_000_000
 
 
 def file_of(part: str, source: Source) -> str:
@@ -66,6 +72,33 @@ def source_digest(source: Source, file: str) -> str:
         raise InputError(f"{show_value(name)}: can't be read ({error.strerror})") from error
     except RuntimeError as error:  # ~ of a user that isn't there
         raise InputError(f"{name}: can't be read ({error}); write the path out") from error
+
+
+def file_state(source: Source, file: str) -> dict[str, int] | None:
+    """Return size and time of the last change of a local file, which tell of a change without
+    reading it; None where they wouldn't: of a hub dataset, and of a file that was changed just now
+    and may be again within the file system's tick."""
+    name = getattr(source, file)
+    try:
+        if is_hub_name(name):
+            return None
+        state = Path(name).expanduser().stat()
+    except (OSError, RuntimeError):
+        return None
+    if time.time_ns() - state.st_mtime_ns < _TICK_NS:
+        return None
+    return {"size": state.st_size, "mtime_ns": state.st_mtime_ns}
+
+
+def is_unchanged(folder: Path, number: int, source: Source, file: str) -> bool:
+    """Return whether a file of source `number` is what the fingerprint of prepared data was taken
+    of; it is read unless it still has the state that the launch has noted."""
+    expected: str = read_json(folder / "facts.json")["sources"][number]["inputs"][file]
+    with contextlib.suppress(FileNotFoundError):  # of a launch that noted none
+        noted = read_json(folder / STATES)[number].get(file)
+        if noted is not None and noted == file_state(source, file):
+            return True
+    return source_digest(source, file) == expected
 
 
 def open_source(recipe: Recipe, source: Source, file: str, index: RecordIndex | None) -> Records:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -19,15 +20,16 @@ from prepared_data import (
     write_articles,
 )
 
-from qa_dist import faults
+from qa_dist import faults, source_files
 from qa_dist import prepare as stage
 from qa_dist.data.prepared import Prepared
 from qa_dist.data.shards import ARRAYS, verify_shards
 from qa_dist.data.tokenizer import load_tokenizer
-from qa_dist.files import MARKER, read_json
+from qa_dist.files import MARKER, delete_folder, read_json
 from qa_dist.prepare import elements, prepare_element, summarize
-from qa_dist.recipe import Recipe
+from qa_dist.recipe import Recipe, Source
 from qa_dist.records import InputError
+from qa_dist.source_files import source_digest
 from qa_dist.windowing import span
 
 
@@ -216,6 +218,55 @@ def test_p4_input_changed_between_plan_and_worker(
     with pytest.raises(InputError, match=r"train\.json: was changed after this run was launched"):
         prepare_element(run, 0)
     assert prepared.missing("train") == prepared.shards("train")
+
+
+LONG_AGO_S = 1_000_000_000
+
+
+def test_an_input_that_looks_the_same_is_not_read_again(
+    recipe: Recipe, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each element of an array would read all of it."""
+    os.utime(data, (LONG_AGO_S, LONG_AGO_S))
+    run, prepared = open_run(tmp_path, recipe)
+    hashed: list[str] = []
+
+    def digest(source: Source, file: str) -> str:
+        hashed.append(file)
+        return source_digest(source, file)
+
+    monkeypatch.setattr(source_files, "source_digest", digest)
+    prepare_element(run, 0)
+    assert not hashed and not prepared.missing("train")
+    delete_folder(prepared.shards("train")[0])
+    data.touch()
+    prepare_element(run, 0)
+    assert hashed == ["train"] and not prepared.missing("train"), "its bytes are as they were"
+
+
+def test_as_many_other_bytes_are_refused(recipe: Recipe, data: Path, tmp_path: Path) -> None:
+    os.utime(data, (LONG_AGO_S, LONG_AGO_S))
+    run, prepared = open_run(tmp_path, recipe)
+    data.write_bytes(data.read_bytes().replace(b"and the end", b"and the END"))
+    os.utime(data, (LONG_AGO_S, LONG_AGO_S + 1))
+    with pytest.raises(InputError, match=r"train\.json: was changed after this run was launched"):
+        prepare_element(run, 0)
+    os.utime(data, (LONG_AGO_S, LONG_AGO_S))
+    prepare_element(run, 0)  # control: size and time are what was looked at
+    assert not prepared.missing("train")
+
+
+def test_an_input_changed_just_before_the_launch_is_always_read(
+    recipe: Recipe, data: Path, tmp_path: Path
+) -> None:
+    """Another change may have the same time: a file system's clock ticks slowly."""
+    data.touch()
+    changed_ns = data.stat().st_mtime_ns
+    run, _ = open_run(tmp_path, recipe)
+    data.write_bytes(data.read_bytes().replace(b"and the end", b"and the END"))
+    os.utime(data, ns=(changed_ns, changed_ns))
+    with pytest.raises(InputError, match=r"train\.json: was changed after this run was launched"):
+        prepare_element(run, 0)
 
 
 def test_a_full_disk_is_named_with_the_room_there_is(recipe: Recipe, tmp_path: Path) -> None:

@@ -27,8 +27,7 @@ _FLUSH_ROWS = 1024
 _FLUSH_TOKENS = 1 << 16
 
 # Name -> dtype; "tokens" is uint16 or uint32, whichever the vocabulary needs. A ragged array is `x`
-# with `x_offsets`,
-# whose first value is 0 and whose last is the length of `x`.
+# with `x_offsets`, whose first value is 0 and whose last is the length of `x`.
 _DTYPES: dict[str, str] = {
     "context_tokens": "tokens",
     "context_tokens_offsets": "uint64",
@@ -52,6 +51,13 @@ _DTYPES: dict[str, str] = {
     "window_targets": "uint32",  # what the loss is divided by: spans, labelled words, tokens
 }
 
+# Those that take half as many bytes in the finished shard where all their values allow it.
+_NARROWER = {"char_starts": "uint16", "char_ends": "uint16"}
+_NARROWER |= {name: "uint32" for name in _DTYPES if name.endswith("_offsets")}
+
+# Facts that most examples of a shard have in common: kept once, and where they differ.
+_SHARED = ("facets", "rule")
+
 _WINDOW = ("example", "from", "to", "kind", "start", "end", "length", "targets")
 _FACTS = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
@@ -59,6 +65,11 @@ _FACTS = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=Fa
 def token_dtype(vocab_size: int) -> str:
     """Return the smallest unsigned type that holds each token id."""
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
+
+
+def narrowed(dtype: str, narrower: str, largest: int) -> str:
+    """Return `narrower` if that unsigned type holds the array's largest value, else `dtype`."""
+    return narrower if largest <= np.iinfo(narrower).max else dtype
 
 
 class ShardWriter:
@@ -74,6 +85,8 @@ class ShardWriter:
         self._dtypes = {k: np.dtype(tokens if v == "tokens" else v) for k, v in _DTYPES.items()}
         self._streams = {name: (self._temporary / f"{name}.part").open("wb") for name in _DTYPES}
         self._counts = dict.fromkeys(_DTYPES, 0)
+        self._largest = dict.fromkeys(_NARROWER, 0)
+        self._shared: dict[str, Any] = {}  # of the first example
         # What isn't written yet: rows of ragged arrays, pieces of flat ones, whole windows.
         self._rows: dict[str, list[Any]] = {
             name: [] for name in _DTYPES if f"{name}_offsets" in _DTYPES
@@ -123,9 +136,17 @@ class ShardWriter:
     def add_example(
         self, context: int, question_tokens: Sequence[int], facts: Mapping[str, Any]
     ) -> int:
-        """Add one question about context number `context`; return its number in this shard."""
+        """Add one question about context number `context`; return its number in this shard.
+
+        `facts`: with the same keys for all examples.
+        """
+        if not self._num_examples:
+            self._shared = {key: facts[key] for key in _SHARED if key in facts}
+        if not self._shared.keys() <= facts.keys():
+            raise ValueError(f"{facts}: lacks what the examples before have")
+        own = {k: v for k, v in facts.items() if k not in self._shared or v != self._shared[k]}
         self._rows["question_tokens"].append(question_tokens)
-        self._rows["example_json"].append(_FACTS.encode(facts).encode())
+        self._rows["example_json"].append(_FACTS.encode(own).encode())
         self._example_context.append(context)
         self._num_examples += 1
         return self._num_examples - 1
@@ -166,17 +187,24 @@ class ShardWriter:
         with (self._temporary / ARRAYS).open("wb") as whole:
             for name, stream in self._streams.items():
                 stream.close()
+                dtype = self._dtypes[name]
+                if name in _NARROWER:
+                    final = narrowed(str(dtype), _NARROWER[name], self._largest[name])
+                else:
+                    final = str(dtype)
                 padding = -position % _ALIGNMENT_BYTES
                 whole.write(b"\0" * padding)
                 part = self._temporary / f"{name}.part"
                 position += padding
                 layout[name] = {
-                    "dtype": str(self._dtypes[name]),
+                    "dtype": final,
                     "count": self._counts[name],
                     "at": position,
                 }
                 with part.open("rb") as rows:
                     while chunk := rows.read(1 << 22):
+                        if final != dtype:
+                            chunk = np.frombuffer(chunk, dtype).astype(final).tobytes()
                         position += whole.write(chunk)
                 part.unlink()
             whole.flush()
@@ -184,7 +212,7 @@ class ShardWriter:
         return layout
 
     def _publish(self, layout: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-        marker = write_marker(self._temporary, **facts, arrays=layout)
+        marker = write_marker(self._temporary, **facts, shared=self._shared, arrays=layout)
         sync_folder(self._temporary)
         if self.folder.exists() and not is_whole(self.folder):
             delete_folder(self.folder)
@@ -212,6 +240,8 @@ class ShardWriter:
     def _append(self, name: str, values: NDArray[Any]) -> None:
         self._streams[name].write(np.ascontiguousarray(values, dtype=self._dtypes[name]).data)
         self._counts[name] += len(values)
+        if name in self._largest and len(values):
+            self._largest[name] = max(self._largest[name], int(values.max()))
 
     def _flush(self) -> None:
         for name, rows in self._rows.items():

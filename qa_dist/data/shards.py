@@ -69,8 +69,8 @@ class Shard:
 
     def example(self, number: int) -> dict[str, Any]:
         """Return id, rule, group, facets and references of example `number` of this shard."""
-        facts: dict[str, Any] = json.loads(self.ragged("example_json", number).tobytes())
-        return facts
+        own = json.loads(self.ragged("example_json", number).tobytes())
+        return {**self.marker.get("shared", {}), **own}
 
     def context_text(self, context: int) -> str:
         """Return the text of context number `context` of this shard."""
@@ -101,7 +101,11 @@ class Shard:
             arrays[name] = np.concatenate([np.asarray(part) for part in parts])
             arrays[f"{name}_offsets"] = np.cumsum([0, *map(len, parts)])
         other = copy.copy(self)
-        typed = {name: rows.astype(self[name].dtype) for name, rows in arrays.items()}
+        # This shard's offsets may be too narrow: the other questions can be longer than its own.
+        typed = {
+            name: rows.astype("uint64" if name.endswith("_offsets") else self[name].dtype)
+            for name, rows in arrays.items()
+        }
         other._arrays = {**self._arrays, **typed}
         other.num_windows, other.num_examples = len(rows), len(examples)
         return other

@@ -10,7 +10,7 @@ import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -103,19 +103,35 @@ class _Word(NamedTuple):
 
 
 class Words:
-    """A text's words and the metric's tokens in them, found once for many answers."""
+    """A text's words and the metric's tokens in them, found once for many answers, and only if one
+    asks."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.starts = [match.start() for match in _WORD.finditer(text)]
-        self.words = [_read_word(word) for word in _WORD.findall(text)]
-        self.num_before = [0, *accumulate(word.num_tokens for word in self.words)]
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """The first character of each word."""
+        return [match.start() for match in _WORD.finditer(self.text)]
+
+    @cached_property
+    def words(self) -> list[_Word]:
+        """What is known of each word."""
+        return [_read_word(word) for word in _WORD.findall(self.text)]
+
+    @cached_property
+    def num_before(self) -> list[int]:
         """Tokens before each word; last, all of them."""
-        self.places: defaultdict[str, list[int]] = defaultdict(list)
+        return [0, *accumulate(word.num_tokens for word in self.words)]
+
+    @cached_property
+    def places(self) -> dict[str, list[int]]:
         """Token -> the numbers of the words that have a part with it, ascending."""
+        places: defaultdict[str, list[int]] = defaultdict(list)
         for number, word in enumerate(self.words):
             for token in word.tokens:
-                self.places[token].append(number)
+                places[token].append(number)
+        return places
 
     def hits(self, tokens: frozenset[str], start: int, end: int) -> list[int]:
         """Return the words that begin in [start, end) and have a part with one of the tokens."""

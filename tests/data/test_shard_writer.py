@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from shard_rows import add_row, contents, random_rows, write_shard
 
-from qa_dist.data.shard_writer import ShardWriter, token_dtype
+from qa_dist.data.shard_writer import ShardWriter, narrowed, token_dtype
 from qa_dist.data.shards import (
     ARRAYS,
     Shard,
@@ -30,6 +30,60 @@ def test_token_ids_take_no_more_bytes_than_the_vocabulary_needs(tmp_path: Path) 
         shard = Shard(tmp_path / str(size))
         assert shard["context_tokens"].dtype == dtype
         assert shard["context_tokens"].tolist() == [size - 1]
+
+
+@pytest.mark.parametrize("largest", [0, 65_535, 65_536, (1 << 32) - 1])
+def test_places_take_two_bytes_where_all_fit(tmp_path: Path, largest: int) -> None:
+    """One large value anywhere makes all of its array wide, and of no other."""
+    tokens, starts, ends = np.arange(3), np.array([7, largest, 8]), np.array([9, 10, 11])
+    for name in ("a", "b"):
+        writer = ShardWriter(tmp_path / name, 600)
+        writer.add_context("x", tokens, starts, ends)
+        writer.add_context("y", tokens, ends, ends)
+        writer.finish()
+    shard = Shard(tmp_path / "a")
+    is_wide = largest > 65_535
+    assert shard["char_starts"].dtype == (np.uint32 if is_wide else np.uint16)
+    assert shard["char_ends"].dtype == np.uint16
+    assert shard["char_starts"].tolist() == [7, largest, 8, 9, 10, 11]
+    assert (np.array([largest]).astype(np.uint16)[0] != largest) == is_wide, "control"
+    assert shard["context_tokens_offsets"].dtype == np.uint32
+    assert shard["context_tokens_offsets"].tolist() == [0, 3, 6]
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_width_is_left_at_its_last_value() -> None:
+    ends = [(1 << 32) - 1, 1 << 32]
+    assert [narrowed("uint64", "uint32", end) for end in ends] == ["uint32", "uint64"]
+
+
+def test_more_values_than_one_block_are_narrowed(tmp_path: Path) -> None:
+    places = np.arange(1 << 16).repeat(40)  # 10 MB, of which 4 are converted at a time
+    writer = ShardWriter(tmp_path / "s", 600)
+    writer.add_context("x", places % 600, places, places[::-1])
+    writer.finish()
+    shard = Shard(tmp_path / "s")
+    assert shard["char_starts"].dtype == shard["char_ends"].dtype == np.uint16
+    assert np.array_equal(shard["char_starts"], places)
+    assert np.array_equal(shard["char_ends"], places[::-1])
+
+
+def test_facts_that_examples_share_are_kept_once(tmp_path: Path) -> None:
+    facts = [
+        {"id": str(i), "rule": "coqa" if i == 2 else "squad_v1", "facets": {"turn": "1"}}
+        for i in range(4)
+    ]
+    writer = ShardWriter(tmp_path / "s", 600)
+    context = writer.add_context("x", *3 * [np.arange(2)])
+    for each in facts:
+        writer.add_example(context, [1], each)
+    with pytest.raises(ValueError, match="lacks what the examples before have"):
+        writer.add_example(context, [1], {"id": "4", "rule": "coqa"})
+    writer.finish()
+    shard = Shard(tmp_path / "s")
+    assert [shard.example(i) for i in range(4)] == facts
+    stored = shard["example_json"].tobytes()
+    assert (stored.count(b"facets"), stored.count(b"rule")) == (0, 1)
 
 
 def test_a_shard_made_twice_is_byte_identical(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qa_dist.tasks.coqa import find_target_span
 from qa_dist.tasks.spans import (
     Words,
     find_answer,
@@ -141,3 +142,11 @@ def test_the_search_is_not_quadratic_in_the_text():
         seconds.append(time.process_time() - start)
         assert f1 > 0.8
     assert seconds[1] < 40 * seconds[0]  # linear is 10 times, quadratic 100
+
+
+def test_a_text_is_not_split_for_an_answer_that_stands_in_it():
+    words = Words("He saw the old cat.")
+    assert find_target_span(words, (3, 18), "old cat") == (11, 18)
+    assert not {"starts", "words", "places"} & vars(words).keys()
+    assert find_target_span(words, (3, 18), "an old cat") == (11, 18)
+    assert {"starts", "words", "places"} <= vars(words).keys(), "control"

@@ -92,6 +92,16 @@ def test_a_word_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == ["the sky blue", "may"]
 
 
+def test_the_first_words_stay_when_room_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word_encoder, "MAX_WORDS", 8)
+    monkeypatch.setattr(word_encoder, "_MAX_TOKENS", 40)
+    encoder = TextEncoder(wordpiece())
+    for number in range(20):
+        assert_same(encoder, [f"the w{number} sky"])
+        assert list(encoder._numbers)[:3] == ["the", "w0", "sky"]
+        assert f"w{number}" in encoder._numbers and len(encoder._numbers) <= 8
+
+
 def test_words_beyond_the_room_are_collected_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(word_encoder, "MAX_WORDS", 8)
     monkeypatch.setattr(word_encoder, "_MAX_TOKENS", 40)
