@@ -161,7 +161,8 @@ def _ranked(
     bounds = np.searchsorted(examples[rows], numbers).tolist()
     places = zip(bounds, [*bounds[1:], len(rows)], strict=True)
     for number, (first, end), null in zip(numbers.tolist(), places, lowest, strict=True):
-        yield Ranked(number, *(column[first:end] for column in columns), null)
+        scores_, starts_, ends_ = (column[first:end] for column in columns)
+        yield Ranked(number, scores_, starts_, ends_, null)
 
 
 def make_prediction(
