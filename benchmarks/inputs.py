@@ -1,7 +1,7 @@
 """What the benchmarks run on: SQuAD and CoQA files, and an encoder of MiniLM's shape.
 
 Real data where the environment variable QA_DIST_TEST_DATA names a folder that has
-data/squad/{train,dev}-v1.1.json and data/coqa/mctest-train.json, else data of the bundled kind
+data/squad/{train,dev}-v1.1.json, dev-v2.0.json there, and data/coqa/mctest-train.json, else data of the bundled kind
 (qa_dist/sample), repeated and lengthened to SQuAD's size; `is_real` says which, and a row's note
 should. The encoder has random weights: they change no time.
 """
@@ -46,6 +46,29 @@ def squad(folder: Path, num_questions: int = 20_000) -> Inputs:
     for path, count, seed in zip(paths, (num_questions, num_questions // 8), (0, 1), strict=True):
         path.write_text(json.dumps({"version": "1.1", "data": made_articles(count, seed)}))
     return Inputs(*paths, is_real=False)
+
+
+def squad_v2(folder: Path, num_questions: int) -> Inputs:
+    """Write the first questions of SQuAD 2.0's dev file, article by article, as `dev` into
+    `folder`; without it made-up ones, every other unanswerable. `train` is that of `squad`."""
+    train, found = squad(folder), _real("squad/dev-v2.0.json", "squad/dev-v2.0.json")
+    if found:
+        articles = json.loads(found[0].read_text())["data"]
+    else:
+        articles = made_articles(num_questions, seed=2)
+        for number, question in enumerate(_questions(articles)):
+            question["is_impossible"] = number % 2 == 1
+            question["answers"] = [] if number % 2 else question["answers"]
+    kept = articles[:1]
+    while len(_questions(kept)) < num_questions and len(kept) < len(articles):
+        kept.append(articles[len(kept)])
+    path = folder / "squad-v2-dev.json"
+    path.write_text(json.dumps({"version": "v2.0", "data": kept}))
+    return Inputs(train.train, path, is_real=bool(found))
+
+
+def _questions(articles: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [qa for article in articles for part in article["paragraphs"] for qa in part["qas"]]
 
 
 def coqa(folder: Path) -> Inputs:

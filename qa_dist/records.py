@@ -8,6 +8,7 @@ token spans are inclusive.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 SPAN = "span"  # the answer is a piece of the context
 NULL_KIND = "null"  # the context doesn't hold the answer
@@ -86,8 +87,7 @@ class Passage:
     examples: tuple[Example, ...]
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One of the n best answers to a question: `text` as it stands in the context, or the answer
     class's name."""
 

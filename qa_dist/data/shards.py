@@ -47,7 +47,7 @@ class Shard:
         if not path.is_file() or path.stat().st_size != marker["files"][ARRAYS]["bytes"]:
             raise BrokenFileError(f"{path}: is missing or was cut short; prepare it again")
         data = (
-            np.memmap(path, dtype=np.uint8, mode="r")
+            np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))  # cheaper to take slices of
             if path.stat().st_size
             else np.zeros(0, np.uint8)
         )

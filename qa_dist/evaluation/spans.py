@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from qa_dist.data.collate import Batch, collate
 from qa_dist.data.prepared import read_template
-from qa_dist.data.shards import Shard, Split
+from qa_dist.data.shards import Split
 from qa_dist.evaluation.forward import Forward, batches_by_length
 from qa_dist.recipe import Recipe, Source
-from qa_dist.records import Candidate, Prediction
+from qa_dist.records import Prediction
 from qa_dist.tasks import TASKS, null_class
-from qa_dist.text.decode import SpanScores, merge_windows
+from qa_dist.text.decode import CLASS, Ints, SpanScores, WindowMerger, make_prediction
 from qa_dist.text.metrics import question_scores
 
 
@@ -30,40 +31,41 @@ class SpanPredictor:
 
     def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield (windows done, row) for each question of the shard, in the shard's order."""
-        examples = self.shard["window_example"]
-        waiting: dict[int, tuple[list[list[Candidate]], list[float]]] = {}
-        left = np.bincount(examples, minlength=self.shard.num_examples)
-        rows: dict[int, dict[str, Any]] = {}
+        for done, facts, prediction in self.predictions(self._scored()):
+            yield done, self._row(facts, prediction)
+
+    def predictions(
+        self, scored: Iterable[tuple[list[int], Batch, SpanScores]]
+    ) -> Iterator[tuple[int, dict[str, Any], Prediction]]:
+        """Yield (windows done, facts, prediction) for each question of the shard, in the shard's
+        order; `scored`: its windows' numbers, tensors and spans, batch by batch."""
+        merger = WindowMerger(self.shard["window_example"])
+        found: dict[int, tuple[dict[str, Any], Prediction]] = {}
         next_example = num_done = 0
-        for windows in batches_by_length(self.shard["window_length"], self.settings.batch_tokens):
-            for row, candidates, null_score in self._predict(windows):
-                example = int(examples[row])
-                found = waiting.setdefault(example, ([], []))
-                found[0].append(candidates)
-                found[1].append(null_score)
-                left[example] -= 1
-                if left[example] == 0:
-                    rows[example] = self._row(example, *waiting.pop(example))
+        for windows, batch, scores in scored:
+            for ranked in merger.add(windows, *self._places(windows, batch, scores), scores.nulls):
+                facts = self.shard.example(ranked.example)
+                context = int(self.shard["example_context"][ranked.example])
+                found[ranked.example] = (
+                    facts,
+                    make_prediction(
+                        facts["id"],
+                        ranked,
+                        self.shard.context_text(context),
+                        self.task.ANSWER_CLASSES,
+                        self.settings.n_best,
+                    ),
+                )
             num_done += len(windows)
-            while next_example in rows:
-                yield num_done, rows.pop(next_example)
+            while next_example in found:
+                yield num_done, *found.pop(next_example)
                 next_example += 1
 
-    def _predict(self, windows: list[int]) -> Iterator[tuple[int, list[Candidate], float]]:
-        """Yield (window, candidates, null score) of each window."""
+    def _scored(self) -> Iterator[tuple[list[int], Batch, SpanScores]]:
         multiple = self.forward.pad_multiple
-        batch = collate(self.data, windows, self.template, self.null_class, multiple)
-        scores = self._scores(batch)
-        for i, window in enumerate(windows):
-            shift = int(batch.context_from[i] - batch.context_at[i])
-            candidates = [
-                Candidate(name, float(scores.classes[i, k]), None)
-                for k, name in enumerate(self.task.ANSWER_CLASSES)
-                if k != self.null_class
-            ]
-            firsts, lasts = scores.firsts[i] + shift, scores.lasts[i] + shift
-            candidates += _span_candidates(self.shard, window, scores.scores[i], firsts, lasts)
-            yield window, candidates, float(scores.nulls[i])
+        for windows in batches_by_length(self.shard["window_length"], self.settings.batch_tokens):
+            batch = collate(self.data, windows, self.template, self.null_class, multiple)
+            yield windows, batch, self._scores(batch)
 
     def _scores(self, batch: Batch) -> SpanScores:
         moved, settings = batch.to(self.forward.device), self.settings
@@ -74,14 +76,33 @@ class SpanPredictor:
             )
         return scores
 
-    def _row(
-        self, example: int, candidates: list[list[Candidate]], null_scores: list[float]
-    ) -> dict[str, Any]:
-        """Return a question's prediction with its scores, had we answered, and had we not."""
-        facts = self.shard.example(example)
-        prediction: Prediction = merge_windows(
-            facts["id"], candidates, null_scores, self.settings.n_best
+    def _places(
+        self, windows: list[int], batch: Batch, found: SpanScores
+    ) -> tuple[NDArray[np.floating], Ints, Ints]:
+        """Return scores, first characters and those behind the last of each window's answer classes
+        and spans, (B, C + N) each, as WindowMerger takes them."""
+        shard = self.shard
+        contexts = shard["example_context"][shard["window_example"][windows]]
+        shift = shard["context_tokens_offsets"][contexts].astype(np.int64)
+        shift += batch.context_from - batch.context_at
+        is_span = found.scores > -np.inf
+        rows, _ = np.nonzero(is_span)
+        starts, ends = np.zeros((2, *is_span.shape), np.int64)
+        starts[is_span] = shard["char_starts"][found.firsts[is_span] + shift[rows]]
+        ends[is_span] = shard["char_ends"][found.lasts[is_span] + shift[rows]]
+        scores = np.where(is_span, found.scores, -np.inf)
+        classes = [k for k in range(found.classes.shape[1]) if k != self.null_class]
+        if not classes:
+            return scores, starts, ends
+        numbers = np.tile(np.array(classes), (len(windows), 1))
+        return (
+            np.concatenate((found.classes[:, classes], scores), 1),
+            np.concatenate((numbers, starts), 1),
+            np.concatenate((np.full_like(numbers, CLASS), ends), 1),
         )
+
+    def _row(self, facts: dict[str, Any], prediction: Prediction) -> dict[str, Any]:
+        """Return a question's prediction with its scores, had we answered, and had we not."""
         exact, f1 = question_scores(facts["rule"], prediction.text, facts["answers"])
         null_exact, null_f1 = question_scores(facts["rule"], self.task.NULL_TEXT, facts["answers"])
         return {
@@ -97,19 +118,3 @@ class SpanPredictor:
             "null_f1": null_f1,
             "n_best": [[c.text, round(c.score, 4), c.char_span] for c in prediction.candidates],
         }
-
-
-def _span_candidates(
-    shard: Shard, window: int, scores: Any, firsts: Any, lasts: Any
-) -> Iterator[Candidate]:
-    """Yield the spans with a finite score as text of the context; `firsts` and `lasts` count in the
-    context."""
-    context = int(shard["example_context"][shard["window_example"][window]])
-    char_starts, char_ends = shard.char_spans(context)
-    text = shard.context_text(context)
-    is_span = scores > float("-inf")
-    starts, ends = char_starts[firsts[is_span]].tolist(), char_ends[lasts[is_span]].tolist()
-    for score, *place in zip(scores[is_span].tolist(), starts, ends, strict=True):
-        span = (place[0], place[1])
-        if text[span[0] : span[1]].strip():
-            yield Candidate(text[span[0] : span[1]], score, span)

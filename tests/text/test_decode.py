@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from random import Random
 
 import numpy as np
 import pytest
@@ -11,8 +13,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qa_dist.records import Candidate
-from qa_dist.text.decode import best_spans, best_threshold, merge_windows
+from qa_dist.records import Candidate, Prediction
+from qa_dist.text.decode import (
+    CLASS,
+    WindowMerger,
+    best_spans,
+    best_threshold,
+    make_prediction,
+)
 
 INF = float("inf")
 # Quarters add without rounding: equal sums are ties here and there. Few, so that ties occur.
@@ -92,6 +100,29 @@ def test_the_worked_example() -> None:
     assert (scores.dtype, firsts.dtype, lasts.dtype) == (np.float32, np.int64, np.int64)
 
 
+@given(logits(), st.integers(1, 12))
+def test_of_equal_spans_the_first_comes_first(
+    rows: tuple[NDArray[np.float32], NDArray[np.float32]], n_best: int
+) -> None:
+    """As a stable sort of the starts, of the ends, and of their pairs has it."""
+    starts, ends = (np.where(part == -0.25, np.float32(-0.0), part) for part in rows)
+    scores, firsts, lasts = best_spans(starts, ends, n_best, 30)
+    for b in range(len(starts)):
+        top = [np.argsort(-x[b], kind="stable")[:n_best].tolist() for x in (starts, ends)]
+        pairs = [(i, j) for i in top[0] for j in top[1] if i <= j]
+        pairs = [(i, j) for i, j in pairs if starts[b, i] + ends[b, j] > -INF]
+        wanted = sorted(pairs, key=lambda pair: -(starts[b, pair[0]] + ends[b, pair[1]]))[:n_best]
+        found = zip(firsts[b].tolist(), lasts[b].tolist(), strict=True)
+        assert list(found)[: (scores[b] > -INF).sum()] == wanted
+
+
+def test_numbers_that_are_none_are_no_candidates() -> None:
+    some = np.array([[float("nan"), 2.0, -float("nan"), 1.0]], np.float32)
+    scores, firsts, lasts = best_spans(some, some, 2, 30)
+    assert scores.tolist() == [[4.0, 3.0]]
+    assert (firsts.tolist(), lasts.tolist()) == ([[1, 1]], [[1, 3]])
+
+
 def test_an_answer_has_at_most_so_many_tokens() -> None:
     starts = np.array([[9, 0, 0, 0]], np.float32)
     ends = np.array([[0, 0, 0, 9]], np.float32)
@@ -115,23 +146,49 @@ def test_a_window_without_candidates_has_none() -> None:
 # ---- Questions ----
 
 
+WORDS, CLASSES = "blue, in may, he or he  then", ("yes", "no", "unknown")
+Found = tuple[str, float, int]  # text, score, where it begins in WORDS
+
+
 def candidate(text: str, score: float, start: int | None = 0) -> Candidate:
-    span = None if start is None else (start, start + len(text))
-    return Candidate(text, score, span)
+    return Candidate(text, score, None if start is None else (start, start + len(text)))
 
 
-def test_windows_are_merged_best_first_each_answer_once_with_the_lowest_null_score() -> None:
+def merge(
+    windows: Sequence[Sequence[Found]], nulls: Sequence[float], n_best: int, batch: int = 9
+) -> Prediction:
+    """Return the prediction for a question with these windows, which come in such batches."""
+    merger = WindowMerger([0] * len(windows))
+    for first in range(0, len(windows), batch):
+        some = range(len(windows))[first : first + batch]
+        shape = len(some), max(len(windows[i]) for i in some)
+        scores, starts, ends = np.full(shape, -INF), np.zeros(shape, int), np.zeros(shape, int)
+        for row, i in enumerate(some):
+            for at, (text, score, start) in enumerate(windows[i]):
+                is_class = text in CLASSES
+                scores[row, at] = score
+                starts[row, at] = CLASSES.index(text) if is_class else start
+                ends[row, at] = CLASS if is_class else start + len(text)
+        ranked = list(merger.add(some, scores, starts, ends, np.array(nulls)[some]))
+        assert bool(ranked) == (some[-1] == len(windows) - 1), "given once all windows are there"
+    return make_prediction("q", ranked[0], WORDS, CLASSES, n_best)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_windows_are_merged_best_first_each_answer_once_with_the_lowest_null_score(
+    batch: int,
+) -> None:
     windows = [
-        [candidate("blue", 3.0), candidate("in may", 1.0, 9)],
-        [candidate("in may", 2.0, 9), candidate("blue", 2.5), candidate("yes", 2.2, None)],
+        [("blue", 3.0, 0), ("in may", 1.0, 6)],
+        [("in may", 2.0, 6), ("blue", 2.5, 0), ("yes", 2.2, 0)],
         [],
     ]
-    prediction = merge_windows("q", windows, [0.5, -1.5, 4.0], n_best=20)
+    prediction = merge(windows, [0.5, -1.5, 4.0], 20, batch)
     assert prediction.id == "q"
     assert prediction.candidates == (
         candidate("blue", 3.0),
         candidate("yes", 2.2, None),
-        candidate("in may", 2.0, 9),
+        candidate("in may", 2.0, 6),
     )
     assert prediction.null_score == -1.5
     assert prediction.text == "blue"
@@ -139,40 +196,71 @@ def test_windows_are_merged_best_first_each_answer_once_with_the_lowest_null_sco
 
 
 def test_the_same_words_elsewhere_are_another_candidate() -> None:
-    windows = [[candidate("he", 2.0, 0), candidate("he", 1.0, 30)]]
-    assert len(merge_windows("q", windows, [0.0], 20).candidates) == 2
+    assert len(merge([[("he", 2.0, 14), ("he", 1.0, 20)]], [0.0], 20).candidates) == 2
+
+
+def test_white_space_and_nothing_are_no_candidates() -> None:
+    found = merge([[("  ", 3.0, 22), ("", 2.5, 4), ("he", 2.0, 14), (" or", 1.0, 16)]], [0.0], 2)
+    assert [c.text for c in found.candidates] == ["he", " or"]
 
 
 def test_no_more_than_n_best_are_kept_and_the_first_of_equals() -> None:
-    windows = [[candidate("a", 1.0, 1), candidate("b", 1.0, 2)], [candidate("c", 1.0, 3)]]
-    assert [c.text for c in merge_windows("q", windows, [0.0, 0.0], 2).candidates] == ["a", "b"]
-    assert [c.text for c in merge_windows("q", windows[::-1], [0.0], 1).candidates] == ["c"]
+    windows = [[("b", 1.0, 0), ("l", 1.0, 1)], [("u", 1.0, 2)]]
+    assert [c.text for c in merge(windows, [0.0, 0.0], 2).candidates] == ["b", "l"]
+    assert [c.text for c in merge(windows[::-1], [0.0, 0.0], 1).candidates] == ["u"]
 
 
 def test_a_question_without_candidates_is_unanswered_at_any_finite_threshold() -> None:
-    prediction = merge_windows("q", [[], []], [1.0, 2.0], 20)
+    prediction = merge([[], []], [1.0, 2.0], 20)
     assert prediction.text == "" and prediction.null_odds == INF
 
 
 @given(
     st.lists(
-        st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 5)), max_size=5),
+        st.lists(st.tuples(st.sampled_from("blue"), st.integers(0, 5)), max_size=5),
         min_size=1,
         max_size=4,
     ),
     st.integers(1, 6),
+    st.integers(1, 4),
 )
-def test_merging_equals_brute_force(windows: list[list[tuple[str, int]]], n_best: int) -> None:
-    given_candidates = [[candidate(text, float(score)) for text, score in row] for row in windows]
+def test_merging_equals_brute_force(
+    windows: list[list[tuple[str, int]]], n_best: int, batch: int
+) -> None:
+    given_candidates = [
+        [(text, float(score), WORDS.index(text)) for text, score in row] for row in windows
+    ]
     nulls = [float(len(row)) for row in windows]
-    prediction = merge_windows("q", given_candidates, nulls, n_best)
+    prediction = merge(given_candidates, nulls, n_best, batch)
+    found = [(text, score) for row in windows for text, score in row]
     best: dict[str, float] = {}
-    for text, score in (pair for row in windows for pair in row):
-        best[text] = max(score, best.get(text, -INF))
-    assert [c.score for c in prediction.candidates] == sorted(best.values(), reverse=True)[:n_best]
-    assert all(best[c.text] == c.score for c in prediction.candidates)
-    assert len({c.text for c in prediction.candidates}) == len(prediction.candidates)
+    for text, score in sorted(found, key=lambda pair: -pair[1]):  # stable: the first of equals
+        best.setdefault(text, score)
+    assert [(c.text, c.score) for c in prediction.candidates] == [*best.items()][:n_best]
+    assert all(WORDS[slice(*c.char_span)] == c.text for c in prediction.candidates if c.char_span)
     assert prediction.null_score == min(nulls)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.randoms(), st.integers(1, 4))
+def test_questions_come_once_all_their_windows_have(
+    numbers: list[int], random: Random, batch: int
+) -> None:
+    examples = sorted(sorted(set(numbers)).index(n) for n in numbers)  # each has a window
+    windows = list(range(len(examples)))
+    random.shuffle(windows)
+    merger, left = WindowMerger(examples), Counter(examples)
+    for first in range(0, len(windows), batch):
+        some = windows[first : first + batch]
+        scores = np.array(some, float)[:, None]
+        places = np.array(some)[:, None]
+        found = list(merger.add(some, scores, places, places + 1, scores[:, 0]))
+        left.subtract(examples[w] for w in some)
+        done = sorted({examples[w] for w in some if not left[examples[w]]})
+        assert [each.example for each in found] == done
+        for each in found:
+            own = [w for w in windows if examples[w] == each.example]
+            assert each.starts == each.scores == sorted(own, reverse=True)
+            assert each.null_score == min(own)
 
 
 # ---- Threshold ----
