@@ -209,14 +209,16 @@ def _obstacles(model: Model, precision: str) -> Iterator[str]:
     """Yield why a model's batches can't be packed here."""
     from transformers import AutoConfig
 
-    config = AutoConfig.for_model(**read_model_config(model.name))
-    if config.model_type not in PACKED_FAMILIES:
-        yield f"{model.name} is a {config.model_type}; {', '.join(PACKED_FAMILIES)} can be packed"
+    facts = read_model_config(model.name)
+    family = facts.get("model_type")
+    if family not in PACKED_FAMILIES:
+        yield f"{model.name} is a {family}; {', '.join(PACKED_FAMILIES)} can be packed"
         return
+    config = AutoConfig.for_model(**facts)
     dropout = model.attention_dropout
     if dropout is None:
         names = ("attention_probs_dropout_prob", "attention_dropout")
-        dropout = max(getattr(config, name, 0.0) for name in names)
+        dropout = max(getattr(config, name, None) or 0.0 for name in names)
     if dropout > 0:
         yield f"attention dropout is {dropout:g}, which packed attention hasn't got"
     if getattr(config, "use_sliding_window", False):
