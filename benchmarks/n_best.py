@@ -18,7 +18,8 @@ Making the tensors and scoring EM and F1 aren't part of it, on either side.
 Both take the same windows, which is checked token by token, and the same logits, as a trained
 model's look: context N(-4, 2), 9 more where the answer starts and ends; question, separators and
 padding N(-10, 1); CLS likewise, but N(6, 2) where the window holds no answer, and there is a
-plausible one: two tokens with 9 more. Before any time is taken each answer must be the same text, each null odds the same to 1e-5 (float32: the peer
+plausible one: two tokens with 9 more. Before any time is taken each answer must be the same text,
+each null odds the same to 1e-5 (float32: the peer
 subtracts start and end one by one, ours their sum) and each decision. The n best lists must be the
 same texts and scores wherever both define the same: questions of one window (the peer lists a span
 again for each window that has it, ours once) whose CLS isn't among the 20 best starts or ends (the
