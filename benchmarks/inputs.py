@@ -2,8 +2,8 @@
 
 Real data where the environment variable QA_DIST_TEST_DATA names a folder that has
 data/squad/{train,dev}-v1.1.json, dev-v2.0.json there, and data/coqa/mctest-train.json, else data of
-the bundled kind (qa_dist/sample), repeated and lengthened to SQuAD's size; `is_real` says which, and a row's note
-should. The encoder has random weights: they change no time.
+the bundled kind (qa_dist/sample), repeated and lengthened to SQuAD's size; `is_real` says which,
+and a row's note should. The encoder has random weights: they change no time.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@ a thread that writes them.
 
 The copies take as much of rank 0's host memory as weights and moments do (12 bytes a parameter in
 fp32; for a GPU pinned, which torch rounds up to powers of two), from the first checkpoint on; what
-a sharded engine gathers lies beside them for a moment. Knows neither checkpoints nor what is trained.
+a sharded engine gathers lies beside them for a moment. Knows neither checkpoints nor what is
+trained.
 """
 
 from __future__ import annotations
