@@ -4,7 +4,7 @@
 
 Each script runs in a process of its own, one after the other, with two threads unless it says
 otherwise. Prints a Markdown table as rows come; writes results.json (machine, seconds of each
-script, rows) once all have run. Exits with 1 where a script failed, not where a goal is missed:
+script, rows) after each script. Exits with 1 where a script failed, not where a goal is missed:
 the table says so. With names, the rows of the other scripts stay in results.json as they are.
 """
 
@@ -63,8 +63,8 @@ def main(names: list[str]) -> int:
             failed.append(name)
             results[name]["error"] = error.splitlines()[-1]
             print(f"{name}.py failed after {seconds:g} s:\n{error}", file=sys.stderr, flush=True)
-    ordered = {name: results[name] for name in SCRIPTS if name in results}
-    RESULTS.write_text(json.dumps({"scripts": ordered}, indent=1) + "\n")
+        ordered = {name: results[name] for name in SCRIPTS if name in results}
+        RESULTS.write_text(json.dumps({"scripts": ordered}, indent=1) + "\n")
     total = sum(each["seconds"] for each in ordered.values())
     every = [row for each in ordered.values() for row in each["rows"]]
     missed = [row["name"] for row in every if row["holds"] is False]
