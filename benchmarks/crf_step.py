@@ -3,12 +3,13 @@
     python benchmarks/crf_step.py [threads=2] [steps=20] [batch=8] [device=cpu] [shape=minilm]
 
 Two models on one random encoder each, of the same weights: MiniLM's shape (6 layers, 384 wide) or
-bert-base's (shape=base); `batch` windows a step (8, so that a step is short and its noise
-averages out; the head's few small kernels weigh no less than with 16) of SQuAD's lengths as a bucket holds them (120 to 176
-tokens), with the same answers; dropout, AdamW (fused), clipping and precision (bf16 where the
-processor has it, as a recipe's "auto") are the same. Step by step in turn, A B then B A. Ours is
-the step with `model.head: span_crf`, theirs the one with `span`. Seconds per step; the ratio is
-ours by theirs, what the CRF costs: goal <= 1.05 on two CPU cores, <= 1.10 with device=cuda.
+bert-base's (shape=base); `batch` windows a step of SQuAD's lengths as a bucket holds them (120 to
+176 tokens), with the same answers. By default 8: steps are short then, so that there can be more of
+them, and the head's small kernels weigh no less than with 16. Dropout, AdamW (fused), clipping and
+precision (bf16 where the processor has it, as a recipe's "auto") are the same. Step by step in
+turn, A B then B A. Ours is the step with `model.head: span_crf`, theirs the one with `span`.
+Seconds per step; the ratio is ours by theirs, what the CRF costs: goal <= 1.05 on two CPU cores,
+<= 1.10 with device=cuda.
 """
 
 from __future__ import annotations
