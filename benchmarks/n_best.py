@@ -11,7 +11,7 @@ the fast tokenizer (384 tokens, padded, stride 128; offsets None off the context
 left is the algorithm without Arrow.
 
 Ours is what the evaluate stage does after the encoder: SpanHead.span_scores of each batch (its
-hidden states stand for the logits, so its linear layer changes nothing) and
+hidden states are the logits; its linear layer, part of the model, is left out) and
 SpanPredictor.predictions, to each question's n best texts with scores, null odds and decision.
 Making the tensors and scoring EM and F1 aren't part of it, on either side.
 
@@ -35,17 +35,16 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from side_by_side import ROOT, Row, compared, in_turn, run_script
+from utils_qa import MAX_ANSWER, N_BEST, Answers, postprocess
 
-N_BEST, MAX_ANSWER, LENGTH, OVERLAP = 20, 30, 384, 128
-Answers = tuple[dict[str, str], dict[str, list[dict[str, Any]]], dict[str, float]]
-"""By question id: final answer, n best, null odds."""
+LENGTH, OVERLAP = 384, 128
 
 
 def rows(
@@ -143,7 +142,7 @@ class Case:
             for _, facts, found in self.predictor.predictions(scored):
                 name, odds = facts["id"], found.null_odds
                 answers[0][name] = "" if odds > 0 else found.text
-                answers[1][name] = [{"text": c.text, "score": c.score} for c in found.candidates]
+                answers[1][name] = [{"text": a, "score": b} for a, b, _ in found.candidates]
                 answers[2][name] = odds
         return answers
 
@@ -231,10 +230,8 @@ def prepared(folder: Path, model: Path, data: Any) -> Any:
     save_plan(plan)
     for element in range(len(elements(made))):
         prepare_element(run, element)
-    head = SpanHead(2, 0)
-    with torch.no_grad():
-        head.qa_outputs.weight.copy_(torch.eye(2))
-        head.qa_outputs.bias.zero_()
+    head: Any = SpanHead(2, 0)
+    head.qa_outputs = torch.nn.Identity()
     only_head: Any = torch.nn.Module()
     only_head.heads = [head]
     forward = Forward(only_head, 0, torch.device("cpu"), "fp32")
@@ -281,95 +278,6 @@ def peer_inputs(model: Path, dev: Path) -> tuple[Any, Any]:
         return made
 
     return examples, examples.map(features, batched=True, remove_columns=examples.column_names)
-
-
-def postprocess(examples: Any, features: Any, all_starts: Any, all_ends: Any) -> Answers:
-    """Return the answers as utils_qa finds them, in its order of steps."""
-    number_of = {name: i for i, name in enumerate(examples["id"])}
-    features_of: dict[int, list[int]] = defaultdict(list)
-    for i, feature in enumerate(features):
-        features_of[number_of[feature["example_id"]]].append(i)
-    texts: OrderedDict[str, str] = OrderedDict()
-    all_best: OrderedDict[str, list[dict[str, Any]]] = OrderedDict()
-    all_odds: OrderedDict[str, float] = OrderedDict()
-    for number, example in enumerate(examples):
-        null, found = None, []
-        for i in features_of[number]:
-            starts, ends = all_starts[i], all_ends[i]
-            offsets = features[i]["offset_mapping"]
-            is_widest = features[i].get("token_is_max_context", None)
-            score = starts[0] + ends[0]
-            if null is None or null["score"] > score:
-                null = candidate((0, 0), starts[0], ends[0])
-            found += pairs(starts, ends, offsets, is_widest)
-        assert null is not None
-        found.append(null)
-        null_score = null["score"]
-        best = sorted(found, key=lambda each: each["score"], reverse=True)[:N_BEST]
-        if not any(each["offsets"] == (0, 0) for each in best):
-            best.append(null)
-        name = example["id"]
-        all_best[name] = as_texts(best, example["context"])
-        top = next((each for each in best if each["text"]), best[0])
-        odds = null_score - top["start_logit"] - top["end_logit"]
-        all_odds[name] = float(odds)
-        texts[name] = "" if odds > 0 else top["text"]
-    return texts, all_best, all_odds
-
-
-def candidate(offsets: tuple[int, int], start: Any, end: Any) -> dict[str, Any]:
-    """Return a span as utils_qa holds it."""
-    return {"offsets": offsets, "score": start + end, "start_logit": start, "end_logit": end}
-
-
-def pairs(starts: Any, ends: Any, offsets: Any, is_widest: Any) -> list[dict[str, Any]]:
-    """Return a feature's spans among its best starts and ends."""
-    import numpy as np
-
-    best_starts = np.argsort(starts)[-1 : -N_BEST - 1 : -1].tolist()
-    best_ends = np.argsort(ends)[-1 : -N_BEST - 1 : -1].tolist()
-    found = []
-    for start in best_starts:
-        for end in best_ends:
-            if (
-                start >= len(offsets)
-                or end >= len(offsets)
-                or offsets[start] is None
-                or len(offsets[start]) < 2
-                or offsets[end] is None
-                or len(offsets[end]) < 2
-            ):
-                continue
-            if end < start or end - start + 1 > MAX_ANSWER:
-                continue
-            if is_widest is not None and not is_widest.get(str(start), False):
-                continue
-            place = (offsets[start][0], offsets[end][1])
-            found.append(candidate(place, starts[start], ends[end]))
-    return found
-
-
-def as_texts(best: list[dict[str, Any]], context: str) -> list[dict[str, Any]]:
-    """Cut a question's best spans as texts, give them probabilities, return them for JSON."""
-    import numpy as np
-
-    for each in best:
-        first, end = each.pop("offsets")
-        each["text"] = context[first:end]
-    if not best or (len(best) == 1 and best[0]["text"] == ""):
-        best.insert(0, {"text": "empty", "start_logit": 0.0, "end_logit": 0.0, "score": 0.0})
-    scores = np.array([each.pop("score") for each in best])
-    shares = np.exp(scores - np.max(scores))
-    for each, share in zip(best, shares / shares.sum(), strict=True):
-        each["probability"] = share
-    is_number = (np.float16, np.float32, np.float64)
-    return [
-        {
-            key: float(value) if isinstance(value, is_number) else value
-            for key, value in each.items()
-        }
-        for each in best
-    ]
 
 
 if __name__ == "__main__":

@@ -16,8 +16,11 @@ from qa_dist.evaluation.forward import Forward, batches_by_length
 from qa_dist.recipe import Recipe, Source
 from qa_dist.records import Prediction
 from qa_dist.tasks import TASKS, null_class
-from qa_dist.text.decode import CLASS, Ints, SpanScores, WindowMerger, make_prediction
+from qa_dist.text.decode import CLASS, Ints, Ranked, SpanScores, WindowMerger, make_prediction
 from qa_dist.text.metrics import question_scores
+
+_AT_ONCE = 100
+"""Questions whose facts are read at once."""
 
 
 class SpanPredictor:
@@ -40,26 +43,31 @@ class SpanPredictor:
         """Yield (windows done, facts, prediction) for each question of the shard, in the shard's
         order; `scored`: its windows' numbers, tensors and spans, batch by batch."""
         merger = WindowMerger(self.shard["window_example"])
-        found: dict[int, tuple[dict[str, Any], Prediction]] = {}
-        next_example = num_done = 0
+        found: dict[int, Ranked] = {}  # numbers until it's their turn: texts are many objects
+        first = num_done = 0
         for windows, batch, scores in scored:
             for ranked in merger.add(windows, *self._places(windows, batch, scores), scores.nulls):
-                facts = self.shard.example(ranked.example)
-                context = int(self.shard["example_context"][ranked.example])
-                found[ranked.example] = (
-                    facts,
-                    make_prediction(
-                        facts["id"],
-                        ranked,
-                        self.shard.context_text(context),
-                        self.task.ANSWER_CLASSES,
-                        self.settings.n_best,
-                    ),
-                )
+                found[ranked.example] = ranked
             num_done += len(windows)
-            while next_example in found:
-                yield num_done, *found.pop(next_example)
-                next_example += 1
+            end = first
+            while end in found:
+                end += 1
+            for facts, prediction in self._texts([found.pop(i) for i in range(first, end)]):
+                yield num_done, facts, prediction
+            first = end
+
+    def _texts(self, questions: list[Ranked]) -> Iterator[tuple[dict[str, Any], Prediction]]:
+        """Yield facts and prediction of questions that follow each other in the shard."""
+        shard, names, n_best = self.shard, self.task.ANSWER_CLASSES, self.settings.n_best
+        context, text = -1, ""
+        for at in range(0, len(questions), _AT_ONCE):
+            some = questions[at : at + _AT_ONCE]
+            numbers = range(some[0].example, some[-1].example + 1)
+            contexts = shard["example_context"][numbers.start : numbers.stop].tolist()
+            for ranked, facts, its in zip(some, shard.examples(numbers), contexts, strict=True):
+                if its != context:
+                    context, text = its, shard.context_text(its)
+                yield facts, make_prediction(facts["id"], ranked, text, names, n_best)
 
     def _scored(self) -> Iterator[tuple[list[int], Batch, SpanScores]]:
         multiple = self.forward.pad_multiple

@@ -46,18 +46,24 @@ def best_spans(
     """
     k = min(n_best, starts.shape[1])
     top_starts, top_ends = _top(starts, k), _top(ends, k)  # (B, k) each
-    scores = (
-        np.take_along_axis(starts, top_starts, 1)[:, :, None]
-        + np.take_along_axis(ends, top_ends, 1)[:, None, :]
-    )  # (B, k, k)
-    more = top_ends[:, None, :] - top_starts[:, :, None]
-    scores[(more < 0) | (more >= max_answer_tokens)] = -np.inf
-    flat = scores.reshape(len(starts), -1)
-    best = _top(flat, n_best)  # (B, N)
+    high_starts = np.take_along_axis(starts, top_starts, 1).ravel()
+    high_ends = np.take_along_axis(ends, top_ends, 1).ravel()
+    # As unsigned numbers, an end before its start lies very far behind it.
+    more = top_ends.astype(np.uint32)[:, None, :] - top_starts.astype(np.uint32)[:, :, None]
+    pairs = np.flatnonzero(more < max_answer_tokens)  # numbered through (B, k, k)
+    rows, first, last = pairs // (k * k), pairs // k, pairs % k  # first: numbered through (B, k)
+    counts = np.bincount(rows, minlength=len(starts))
+    at = np.arange(len(pairs)) - (np.cumsum(counts) - counts)[rows]
+    size = len(starts), max(min(n_best, k * k), int(counts.max(initial=0)))
+    scores, places = np.full(size, -np.inf, starts.dtype), np.zeros(size, np.int64)
+    scores[rows, at] = high_starts[first] + high_ends[rows * k + last]
+    places[rows, at] = pairs
+    best = _top(scores, n_best)  # (B, N)
+    places = np.take_along_axis(places, best, 1)
     return (
-        np.take_along_axis(flat, best, 1),
-        np.take_along_axis(top_starts, best // k, 1),
-        np.take_along_axis(top_ends, best % k, 1),
+        np.take_along_axis(scores, best, 1),
+        top_starts.ravel()[places // k],
+        top_ends.ravel()[places // (k * k) * k + places % k],
     )
 
 
@@ -65,16 +71,27 @@ def _top(values: Floats, count: int) -> Ints:
     """Return the places of each row's highest values, highest first, the first of equals first:
     (B, count), or all there are.
 
-    Value and place are sorted as one integer, whose order is theirs: several times faster than a
-    stable sort, and with the same result.
+    NaN counts as -inf. Only the `count` highest, which `partition` finds in one pass, are sorted.
     """
-    bits = (0.0 - np.fmax(values, -np.inf)).view(np.int32)  # NaN is last, 0.0 and -0.0 are equal
-    keys = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int64) << 32
-    keys |= np.arange(values.shape[1])
-    if count < values.shape[1]:
-        keys = np.partition(keys, count - 1, axis=1)[:, :count]
-    keys.sort(axis=1)
-    return keys & 0xFFFFFFFF
+    values = np.fmax(values, -np.inf)
+    size = values.shape[1]
+    if count >= size:
+        return np.argsort(-values, axis=1, kind="stable")
+    lowest = np.partition(values, size - count, axis=1)[:, size - count, None]
+    is_top = values >= lowest
+    flat = np.flatnonzero(is_top)
+    if len(flat) > count * len(values):
+        # Where the lowest of them has equals behind it, these are too many.
+        bounds = np.searchsorted(flat, np.arange(len(values) + 1) * size)
+        rows = np.flatnonzero(np.diff(bounds) > count)
+        is_equal = values[rows] == lowest[rows]
+        left = count - np.count_nonzero(values[rows] > lowest[rows], axis=1)
+        is_top[rows] &= ~is_equal | (np.cumsum(is_equal, axis=1) <= left[:, None])
+        flat = np.flatnonzero(is_top)
+    found: Ints = flat.reshape(-1, count)
+    order = np.argsort(-values.ravel()[found], axis=1, kind="stable")
+    places: Ints = np.take_along_axis(found, order, 1) % size
+    return places
 
 
 class Ranked(NamedTuple):
@@ -154,15 +171,15 @@ def _ranked(
     flat = scores[rows, at]
     order = np.lexsort((-flat, examples[rows]))  # stable: equals stay as they came
     rows, at = rows[order], at[order]
-    columns = [flat[order].tolist(), starts[rows, at].tolist(), ends[rows, at].tolist()]
+    ranked, begin, end = flat[order].tolist(), starts[rows, at].tolist(), ends[rows, at].tolist()
     by_example = np.argsort(examples, kind="stable")
     numbers, firsts = np.unique(examples[by_example], return_index=True)
     lowest = np.minimum.reduceat(nulls[by_example], firsts).tolist()
     bounds = np.searchsorted(examples[rows], numbers).tolist()
-    places = zip(bounds, [*bounds[1:], len(rows)], strict=True)
-    for number, (first, end), null in zip(numbers.tolist(), places, lowest, strict=True):
-        scores_, starts_, ends_ = (column[first:end] for column in columns)
-        yield Ranked(number, scores_, starts_, ends_, null)
+    for number, a, b, null in zip(
+        numbers.tolist(), bounds, [*bounds[1:], len(rows)], lowest, strict=True
+    ):
+        yield Ranked(number, ranked[a:b], begin[a:b], end[a:b], null)
 
 
 def make_prediction(
@@ -170,20 +187,29 @@ def make_prediction(
 ) -> Prediction:
     """Return a question's prediction: its n best candidates as text, each place once; white space
     is none."""
-    kept: dict[tuple[int, int], Candidate] = {}
+    spans = list(zip(ranked.starts[:n_best], ranked.ends[:n_best], strict=True))
+    texts = [class_names[a] if b == CLASS else context[a:b] for a, b in spans]
+    scores = ranked.scores[:n_best]
+    if len(set(spans)) < len(spans) or not all(map(str.strip, texts)):
+        spans, texts, scores = _kept(ranked, context, class_names, n_best)
+    places: list[Any] = spans
+    if CLASS in ranked.ends:
+        places = [None if span[1] == CLASS else span for span in spans]
+    return Prediction(example_id, tuple(map(Candidate, texts, scores, places)), ranked.null_score)
+
+
+def _kept(
+    ranked: Ranked, context: str, class_names: Sequence[str], n_best: int
+) -> tuple[list[tuple[int, int]], list[str], list[float]]:
+    """Return places, texts and scores of the n best, without what comes again or is white space."""
+    kept: dict[tuple[int, int], tuple[str, float]] = {}
     for score, start, end in zip(ranked.scores, ranked.starts, ranked.ends, strict=True):
-        span = (start, end)
-        if span in kept:
-            continue
-        if end == CLASS:
-            kept[span] = Candidate(class_names[start], score, None)
-        elif text := context[start:end]:
-            if text.isspace():
-                continue
-            kept[span] = Candidate(text, score, span)
+        text = class_names[start] if end == CLASS else context[start:end]
+        if (start, end) not in kept and (end == CLASS or text.strip()):
+            kept[start, end] = text, score
         if len(kept) == n_best:
             break
-    return Prediction(example_id, tuple(kept.values()), ranked.null_score)
+    return list(kept), [text for text, _ in kept.values()], [score for _, score in kept.values()]
 
 
 def best_threshold(
