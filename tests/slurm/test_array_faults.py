@@ -14,6 +14,7 @@ from small_cases import SmallCase, write_squad
 from qa_dist.data.prepared import read_prepared
 from qa_dist.files import MARKER, file_sha256, read_json
 from qa_dist.run_dir import RunDir
+from qa_dist.source_files import STATES
 
 pytestmark = pytest.mark.slurm
 
@@ -31,9 +32,9 @@ def case(cluster: Cluster, launch_words: list[str], tmp_path: Path) -> SmallCase
 
 
 def hashes(run: RunDir) -> dict[str, str]:
-    """The sha256 of each file of prepared data."""
+    """The sha256 of each file of prepared data; not of what each launch notes of its inputs."""
     folder = read_prepared(run).folder
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != STATES]
     return {str(path.relative_to(folder)): file_sha256(path) for path in files}
 
 
