@@ -82,9 +82,9 @@ def trained(case: Case) -> dict[str, Any]:
 def scores_after_a_kill(case: Case) -> dict[str, Any]:
     """Kill the training at step 1, resume it, compare it, evaluate; return the scores."""
     expected = trained(case)
-    statuses = train(case, fault="point=train.step;step=1;rank=0;action=kill9")
+    statuses = train(case, fault="point=train.saved;step=1;rank=0;action=kill9")
     assert statuses[0] == -signal.SIGKILL and statuses[1] != 0
-    assert case.fired() == [("train.step", "kill9", 1)]
+    assert case.fired() == [("train.saved", "kill9", 1)]
     assert list_steps(case.run.checkpoints) == [1]
     assert train(case) == [0, 0]
     assert final_state(case.run, NUM_STEPS) == expected
@@ -126,7 +126,7 @@ def test_control_a_resume_without_its_moments_is_not_equal(
 ) -> None:
     case = new_case(zygote, words, tmp_path, "electra")
     expected = trained(case)
-    train(case, fault="point=train.step;step=1;rank=0;action=kill9")
+    train(case, fault="point=train.saved;step=1;rank=0;action=kill9")
     assert train(case, break_it="moments") == [0, 0]
     resumed = final_state(case.run, NUM_STEPS)
     assert resumed["weights"] != expected["weights"]
