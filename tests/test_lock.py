@@ -24,12 +24,13 @@ def hold_in_child(path: Path, seconds: float = 30.0, nameless_s: float = 0.0) ->
         try:
             with locked(path, "test"):
                 name = path.read_text()
-                path.write_text("" if nameless_s else name)
+                if nameless_s:
+                    path.write_text("")
                 os.write(tell, b"x")
-                time.sleep(nameless_s)
-                if seconds:
+                if nameless_s:
+                    time.sleep(nameless_s)
                     path.write_text(name)
-                    time.sleep(seconds)
+                time.sleep(seconds)
         finally:
             os._exit(0)
     os.close(tell)
