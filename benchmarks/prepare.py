@@ -229,7 +229,7 @@ def _coqa_row(
 
 def _shard_rows(folder: Path, model: Path, num_questions: int, runs: int) -> Iterator[Row]:
     inputs = squad(folder)
-    train, _ = _first_articles(inputs, folder, 2 * num_questions)
+    train, _ = _first_articles(inputs, folder, 4 * num_questions)
     whole, copy, halves = (
         launched(folder / f"shards-{i}", model, "squad", train, inputs.dev, num)
         for i, num in enumerate((1, 1, 2))
@@ -274,10 +274,10 @@ def _together(jobs: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> float:
 
 
 def _run(barrier: Any, done: Any, job: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    import transformers.models.bert.tokenization_bert  # noqa: F401
-
     import qa_dist.prepare  # noqa: F401
+    from qa_dist.processes import leave_torch_out
 
+    leave_torch_out()  # as an array element does
     barrier.wait()
     job(*arguments)
     done.put(None)

@@ -106,8 +106,10 @@ def launch(folder: str, model: str, num_shards: int) -> None:
 def make(folder: str, model: str, num_shards: int) -> None:
     """Make the middle shard of what `launch` planned; print this process's peak memory."""
     from qa_dist.prepare import prepare_element
+    from qa_dist.processes import leave_torch_out
     from qa_dist.run_dir import RunDir
 
+    leave_torch_out()  # as an array element does
     prepare_element(RunDir(Path(folder) / "run"), num_shards // 2)
     _print_peak()
 

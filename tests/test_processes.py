@@ -5,12 +5,19 @@ from __future__ import annotations
 import gc
 import os
 import subprocess
+import sys
 import time
 
 import pytest
 from zygote import wait_until
 
-from qa_dist.processes import children_of, is_alive, kill_with_children, quick_start
+from qa_dist.processes import (
+    children_of,
+    is_alive,
+    kill_with_children,
+    leave_torch_out,
+    quick_start,
+)
 
 
 def test_this_process_is_alive() -> None:
@@ -51,3 +58,27 @@ def test_garbage_is_looked_for_again_after_a_quick_start() -> None:
         assert not gc.isenabled(), "the outer one still goes on"
         raise ZeroDivisionError
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize("is_left_out", [True, False])
+def test_a_tokenizer_is_loaded_without_torch(is_left_out: bool) -> None:
+    code = (
+        "import sys\n"
+        "from qa_dist.data.tokenizer import load_tokenizer\n"
+        "from qa_dist.processes import leave_torch_out\n"
+        f"{'leave_torch_out()' if is_left_out else ''}\n"
+        "tokenizer = load_tokenizer('qa_dist/sample/encoder', None)\n"
+        "print(tokenizer.backend.encode('the old mill').ids, 'torch' in sys.modules)\n"
+        "import torch"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *_, is_loaded = done.stdout.split()
+    assert is_loaded == str(not is_left_out), "control: transformers loads it where it can"
+    assert not done.stderr
+
+
+def test_torch_that_is_there_already_stays() -> None:
+    import torch
+
+    leave_torch_out()
+    assert sys.modules["torch"] is torch

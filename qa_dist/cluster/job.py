@@ -25,7 +25,7 @@ from qa_dist.attempts import FencedError
 from qa_dist.cluster.out_of_memory import is_out_of_memory, memory_advice
 from qa_dist.code_version import code_version
 from qa_dist.files import read_status, write_status
-from qa_dist.processes import is_alive, note_stop, quick_start
+from qa_dist.processes import is_alive, leave_torch_out, note_stop, quick_start
 from qa_dist.profile import STAGES
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
@@ -137,6 +137,8 @@ class StageJob:
         for signum in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(signum, handler)
         faults.reach("job.start")
+        if self.stage == "prepare":
+            leave_torch_out()
         self.start()
         try:
             with self.following(run) as saved:
