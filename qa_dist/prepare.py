@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from qa_dist import faults
 from qa_dist.contaminated import IN_DEV, dev_questions
 from qa_dist.data.prepared import Prepared, read_prepared
+from qa_dist.data.raw_records import RecordIndex
 from qa_dist.data.shard_writer import ShardWriter
 from qa_dist.data.shards import Shard, is_whole
 from qa_dist.data.sources import Records
@@ -82,8 +83,7 @@ def _prepare_shard(
     file = file_of(split.part, source)
     _check_unchanged(prepared, split, source, file)
     index = read_index(prepared.folder, recipe, split.source, file)
-    records, mask = choose({file: index}, split.part, source)
-    mine = split_records(index, records, prepared.num_shards[split.name])[number]
+    mine, chosen = _share(index, split.part, source, prepared.num_shards[split.name], number)
     banned = dev_questions(recipe, split.source, split.part, prepared.folder)
     if banned:
         _check_unchanged(prepared, split, source, file_of("dev", source))
@@ -92,8 +92,7 @@ def _prepare_shard(
     maker = load_maker(recipe, source, split.part, reader.counts, labels)
     writer = ShardWriter(prepared.shards(split.name)[number], maker.vocab_size)
     try:
-        offsets = question_offsets(index)
-        passages = reader.read(open_source(recipe, source, file, index), mine, offsets, mask)
+        passages = reader.read(open_source(recipe, source, file, index), mine, chosen)
         while batch := list(islice(passages, _BATCH_PASSAGES)):
             maker.add(writer, batch)
             faults.reach("prepare.batch", writer.num_windows)
@@ -109,6 +108,21 @@ def _prepare_shard(
     except BaseException:
         writer.abandon()
         raise
+
+
+def _share(
+    index: RecordIndex, part: str, source: Source, num_shards: int, number: int
+) -> tuple[NDArray[np.int64], Sequence[NDArray[np.bool_] | None]]:
+    """Return the records of shard `number`, and which questions of each are chosen (None: all).
+
+    Copies: nothing that is as long as the file stays in memory.
+    """
+    records, mask = choose({file_of(part, source): index}, part, source)
+    mine = split_records(index, records, num_shards)[number].copy()
+    if mask is None:
+        return mine, [None] * len(mine)
+    offsets = question_offsets(index)
+    return mine, [mask[offsets[k] : offsets[k + 1]].copy() for k in mine.tolist()]
 
 
 def _check_unchanged(prepared: Prepared, split: SourceSplit, source: Source, file: str) -> None:
@@ -133,13 +147,11 @@ class _Reader:
         self,
         records: Records,
         numbers: NDArray[np.int64],
-        offsets: NDArray[np.int64],
-        mask: NDArray[np.bool_] | None,
+        choices: Sequence[NDArray[np.bool_] | None],
     ) -> Iterator[Passage]:
         """Yield the passages of some records; what can't be used is counted, or stops the job."""
-        for number in numbers.tolist():
+        for number, chosen in zip(numbers.tolist(), choices, strict=True):
             self.num_read += 1
-            chosen = None if mask is None else mask[offsets[number] : offsets[number + 1]]
             if chosen is not None and not chosen.any():
                 continue
             try:

@@ -71,16 +71,17 @@ def choose_questions(
     The mask is over all questions of the file: question k of record r is
     `mask[question_offsets(index)[r] + k]`.
     """
-    offsets = question_offsets(index)
+    if max_examples <= 0:
+        return None
     of_split = np.zeros(len(index), dtype=np.bool_)
     of_split[records] = True
     mask = np.repeat(of_split, index.num_questions)
-    if max_examples <= 0 or max_examples >= np.count_nonzero(mask):
+    if max_examples >= np.count_nonzero(mask):
         return None
     ordinals = np.flatnonzero(mask)
     hashes = _hashes(seed, _QUESTION_SALT, ordinals)
     last = np.partition(hashes, max_examples - 1)[max_examples - 1]
-    chosen = np.zeros(offsets[-1], dtype=np.bool_)
+    chosen = np.zeros(len(mask), dtype=np.bool_)
     chosen[ordinals[hashes <= last]] = True  # no two hashes are equal: exactly max_examples
     return chosen
 
