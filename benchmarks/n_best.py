@@ -33,7 +33,6 @@ questions; ratio above 1: ours is faster; goal >= 10.
 
 from __future__ import annotations
 
-import gc
 import sys
 import tempfile
 from collections import defaultdict
@@ -64,11 +63,9 @@ def rows(
         kind = f"n best and null decision, {len(case.examples):,} questions"
         note = f"n best lists compared for {checked:,}" + (data.note and f", {data.note}")
         libraries = ("torch", "numpy", "datasets", "transformers")
-        leave_alone()
         seconds = in_turn(case.ours, case.theirs, runs)
         yield compared(kind, seconds, ">= 10", libraries=libraries, note=note)
         case.as_lists()
-        leave_alone()
         seconds = in_turn(case.ours, case.theirs, runs)
         yield compared(f"{kind}, peer without Arrow", seconds, "", libraries=libraries, note=note)
     if windows:
@@ -76,13 +73,6 @@ def rows(
 
         for row in gpu_evaluation.rows("cpu", "minilm", 1, windows):
             yield replace(row, name=f"{row.name}, CPU", goal="")
-
-
-def leave_alone() -> None:
-    """Have the collector of garbage pass over all that is there now: neither side pays for the
-    libraries' objects and the benchmark's own."""
-    gc.collect()
-    gc.freeze()
 
 
 class Case:

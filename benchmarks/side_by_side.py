@@ -10,6 +10,7 @@ else does the same thing, `theirs` is None and the goal is for our own figure.
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import json
 import operator
@@ -87,8 +88,11 @@ def in_turn(
     """Return the seconds per call of each run, ours and theirs; one run of each isn't counted.
 
     `calls`: how often a run calls each, so that both take about as long. `clock`: perf_counter, or
-    one that waits for a device first.
+    one that waits for a device first. Neither side pays for the other's libraries, nor for what the
+    benchmark itself has made: the collector of garbage passes over what is there by now.
     """
+    gc.collect()
+    gc.freeze()
     seconds: tuple[list[float], list[float]] = ([], [])
     turn = [(seconds[0], ours, calls[0]), (seconds[1], theirs, calls[1])]
     for _ in range(1 + runs):
