@@ -226,29 +226,26 @@ def read_json_record(source: Path | BinaryIO, start: int, end: int) -> Any:
         raise BadRecordError(record_id, "isn't valid JSON (has the file changed?)") from None
     except RecursionError:
         raise BadRecordError(record_id, "is nested too deeply") from None
-    except ValueError as error:
+    except _StrictError as error:
         raise BadRecordError(record_id, str(error)) from None
+    except ValueError:
+        raise BadRecordError(record_id, "has an integer of over 4300 digits") from None
     return value
 
 
+class _StrictError(Exception):
+    """What json takes and we don't."""
+
+
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"has {name}, which isn't JSON")
-
-
-def _read_int(digits: str) -> int:
-    try:
-        return int(digits)
-    except ValueError:
-        raise ValueError("has an integer of over 4300 digits") from None
+    raise _StrictError(f"has {name}, which isn't JSON")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) != len(pairs):
-        raise ValueError("has a key twice")
+        raise _StrictError("has a key twice")
     return record
 
 
-_STRICT = json.JSONDecoder(
-    parse_constant=_refuse_constant, parse_int=_read_int, object_pairs_hook=_unique_keys
-)
+_STRICT = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)

@@ -209,7 +209,7 @@ def find_target_span(words: Words, rationale: CharSpan, reference: str) -> CharS
     words are mapped neither there nor here: "two" is not "2". Nothing shared: the rationale.
     """
     start, end = widen_to_words(words.text, *rationale)
-    span = find_answer(words.text, start, end, reference)
+    span = find_answer(words, start, end, reference)
     if span is not None:
         return span
     near_f1, near = find_closest(words, start, end, reference, rationale)

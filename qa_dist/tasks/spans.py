@@ -68,19 +68,6 @@ def widen_to_words(text: str, start: int, end: int) -> CharSpan:
     return start, end
 
 
-def find_answer(text: str, start: int, end: int, answer: str) -> CharSpan | None:
-    """Return the first place in [start, end) where `answer` stands as whole words, in any case."""
-    lower, wanted = text.lower(), answer.strip().lower()
-    if len(lower) != len(text) or not wanted:  # a few letters change their length: "İ"
-        return None
-    place = lower.find(wanted, start, end)
-    while place >= 0:
-        if is_on_words(text, place, place + len(wanted)):
-            return place, place + len(wanted)
-        place = lower.find(wanted, place + 1, end)
-    return None
-
-
 class _Part(NamedTuple):
     """A piece of a word, or several in a row, that a span may begin and end with."""
 
@@ -108,6 +95,12 @@ class Words:
 
     def __init__(self, text: str) -> None:
         self.text = text
+
+    @cached_property
+    def lower(self) -> str:
+        """The text in lower case; empty where that has other places ("İ" becomes two letters)."""
+        lower = self.text.lower()
+        return lower if len(lower) == len(self.text) else ""
 
     @cached_property
     def starts(self) -> list[int]:
@@ -141,6 +134,17 @@ class Words:
             numbers = self.places.get(token, [])
             found.update(numbers[bisect_left(numbers, first) : bisect_left(numbers, last)])
         return sorted(found)
+
+
+def find_answer(words: Words, start: int, end: int, answer: str) -> CharSpan | None:
+    """Return the first place in [start, end) where `answer` stands as whole words, in any case."""
+    wanted = answer.strip().lower()
+    place = words.lower.find(wanted, start, end) if wanted else -1
+    while place >= 0:
+        if is_on_words(words.text, place, place + len(wanted)):
+            return place, place + len(wanted)
+        place = words.lower.find(wanted, place + 1, end)
+    return None
 
 
 @lru_cache(maxsize=_CACHED_WORDS)

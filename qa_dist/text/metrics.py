@@ -31,7 +31,7 @@ IN_DOMAIN = {
 }
 OUT_DOMAIN = {"reddit": "reddit", "science": "science"}
 
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_PUNCTUATION = string.punctuation.encode()  # of UTF-8 no other character has any of these bytes
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 _MAX_CACHED_CHARS = 256  # longer answers are rare and would bloat the cache
 _CACHED_TEXTS = 1 << 16  # SQuAD's dev references and a set of predictions; about 30 MB when full
@@ -183,7 +183,8 @@ def _normalized(text: str) -> _Terms:
     Where only word characters and white space are left, a word boundary is a token's end, so that
     articles go as whole tokens. The regular expression is for the rest: curly quotes, accents.
     """
-    bare = text.lower().translate(_PUNCTUATION)
+    encoded = text.lower().encode("utf-8", "surrogatepass").translate(None, _PUNCTUATION)
+    bare = encoded.decode("utf-8", "surrogatepass")
     tokens = bare.split()
     if "".join(tokens).isalnum():
         tokens = [token for token in tokens if token not in ("a", "an", "the")]

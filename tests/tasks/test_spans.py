@@ -63,12 +63,12 @@ def test_widen_to_words():
 
 def test_find_answer():
     text = "He is 12. The Cat sat at 2, the cat."
-    assert find_answer(text, 0, len(text), " the cat ") == (10, 17)
-    assert find_answer(text, 11, len(text), "the cat") == (28, 35)
-    assert find_answer(text, 0, len(text), "2") == (25, 26)
-    assert find_answer(text, 0, 20, "2") is None
-    assert find_answer(text, 0, len(text), "") is None
-    assert find_answer("\u0130 cat", 0, 5, "cat") is None  # lower() would shift the places
+    assert find_answer(Words(text), 0, len(text), " the cat ") == (10, 17)
+    assert find_answer(Words(text), 11, len(text), "the cat") == (28, 35)
+    assert find_answer(Words(text), 0, len(text), "2") == (25, 26)
+    assert find_answer(Words(text), 0, 20, "2") is None
+    assert find_answer(Words(text), 0, len(text), "") is None
+    assert find_answer(Words("\u0130 cat"), 0, 5, "cat") is None  # lower() would shift the places
 
 
 def closest(text: str, answer: str, near: tuple[int, int] = (0, 0)) -> str | None:
