@@ -9,7 +9,8 @@ written; the fast tokenizer is loaded and the questions are a Dataset before its
 CoQA the two turns before are put in front of the question, joined by the separator.
 Ours: one element of the prepare array, from the recipe and the plan on disk to the finished shard:
 index, tokenizer, reading, windows, labels, fsync, hashes, marker (the input is old: not hashed).
-Both in one process with TOKENIZERS_PARALLELISM off (threads=1) or on, with so many Rust threads.
+Both in one process with TOKENIZERS_PARALLELISM off (threads=1: a core per array element, or per
+process of map) or on, with so many Rust threads.
 Compared before: SQuAD's token ids and labels of every window. On CoQA token ids only, and with room
 for all of a question (ours cuts history from 64 tokens on, run_qa none): labels differ by design,
 since run_qa would take the rationale for the answer. Its conversations are on 1,500 stories of two
@@ -19,7 +20,7 @@ has 80 real stories, whose answers are looked for (a start weighs more in so few
 Bytes on disk: the shard's folder by the Arrow cache's file; windows are the same. A cost: <= 0.25.
 Two shards: two processes, each making its half, by one making one shard of all, started together
 and loaded before time starts, as array elements of a local launch. The machine's own ceiling is
-measured between them: two processes that each make the shard of all.
+measured between them: two processes that each make the shard of all. Eight times the questions.
 """
 
 from __future__ import annotations
@@ -229,7 +230,7 @@ def _coqa_row(
 
 def _shard_rows(folder: Path, model: Path, num_questions: int, runs: int) -> Iterator[Row]:
     inputs = squad(folder)
-    train, _ = _first_articles(inputs, folder, 4 * num_questions)
+    train, _ = _first_articles(inputs, folder, 8 * num_questions)
     whole, copy, halves = (
         launched(folder / f"shards-{i}", model, "squad", train, inputs.dev, num)
         for i, num in enumerate((1, 1, 2))

@@ -11,7 +11,8 @@ A tiny BERT (2 layers, 32 hidden) on prepared data; batch 8, fp32, no dropout, o
   dataset that was tokenized, and saved to disk, beforehand; as `accelerate launch --cpu
   --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no PEER`, and as
   `deepspeed --num_accelerators 1 PEER` with DS_ACCELERATOR=cpu. Under `deepspeed` it is the same
-  loop without deepspeed.initialize, which would take longer.
+  loop without deepspeed.initialize, which would take longer. Importing `datasets` is 0.8 s of
+  either: both documentations' examples read their data by it.
 
 Both get the same weights and the windows of our first step. Each prints a line when its first step
 is done; that is when the clock stops. Before times are taken, both losses are computed a second
