@@ -209,11 +209,11 @@ def print_forecast(options: LaunchOptions, wanted: Wanted) -> None:
     print(recipe_to_yaml(recipe))
     forecast.print_forecast(recipe, options.place, plan, prepared, options.stages)
     if options.profile.where == "slurm":
-        from qa_dist.cluster.slurm import sbatch_script
+        from qa_dist.cluster.slurm import sbatch_scripts
 
-        run = RunDir(options.runs_dir / recipe.name / wanted.name)
-        for stage in options.stages:
-            script = sbatch_script(run, options.profile, f"{recipe.name}.{wanted.name}", stage)
+        run, title = wanted.folder(options), f"{recipe.name}.{wanted.name}"
+        scripts = sbatch_scripts(run, options.profile, title, options.stages)
+        for stage, script in scripts.items():
             print(f"\n# {stage}\n{script}")
 
 
@@ -322,7 +322,7 @@ def make_console(options: LaunchOptions) -> Console:
 
     if options.profile.where == "process" and not options.place.num_gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    return Console(width=None if sys.stdout.isatty() else 120)
+    return Console(width=None if sys.stdout.isatty() else 120, emoji=False)
 
 
 def wait_for(run: RunDir, stages: Sequence[str], console: Console) -> str:
