@@ -20,7 +20,7 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 from qa_dist.profile import Profile, check_profile
 from qa_dist.recipe import Recipe
 from qa_dist.recipe_checks import check_recipe, show_value, text_fault
-from qa_dist.recipe_fields import did_you_mean, find_slot, leaf_paths, plain_path, slot_path, slots
+from qa_dist.recipe_fields import did_you_mean, find_slot, leaf_paths, plain_path, slot_path
 from qa_dist.recipe_reading import Reading, parse_value, put_value, read_text, read_yaml
 from qa_dist.records import InputError
 from qa_dist.run_dir import check_name
@@ -267,7 +267,8 @@ def _make(root: type[_T], values: Mapping[str, Any]) -> _T:
     """
     made = dict(values)
     for name, value in values.items():
-        slot = slots(root)[name]
+        slot = find_slot(root, name)
+        assert slot is not None
         if slot.kind == "section":
             made[name] = _make(slot.hint, value)
         elif slot.kind == "list":
