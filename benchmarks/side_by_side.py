@@ -170,7 +170,8 @@ def run_script(rows: Callable[..., Iterable[Row]], text: str | None) -> int:
     """Run one script: give `rows` the command line's key=value pairs (its own keywords, of their
     defaults' types), print each row as it comes; return the exit status.
 
-    What the measured code itself prints goes to standard error.
+    What the measured code itself prints goes to standard error. Processes that it starts find the
+    bytecode of those before, as a user's do, also where the environment forbids to write any.
     """
     known = {name: each.default for name, each in inspect.signature(rows).parameters.items()}
     settings: dict[str, Any] = {}
@@ -192,6 +193,7 @@ def run_script(rows: Callable[..., Iterable[Row]], text: str | None) -> int:
     threads = settings.get("threads", known.get("threads"))
     if threads is not None:  # read when torch and numpy are loaded
         os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     sys.path.insert(0, str(ROOT))

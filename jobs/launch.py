@@ -17,12 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(sys.path.pop(0))  # this folder last: its tensorboard.py is no package
 sys.path.insert(0, str(ROOT))
 
-gc.disable()  # while libraries are loaded: see quick_start
+gc.disable()  # while libraries are loaded, which last: see quick_start
 from qa_dist.cluster.launch import LAUNCH_KEYS, PROFILE_KEYS, RECIPES, launch  # noqa: E402
 from qa_dist.profile import Profile  # noqa: E402
 from qa_dist.recipe_loading import list_recipes, split_arguments  # noqa: E402
 from qa_dist.records import InputError  # noqa: E402
 
+gc.freeze()
 gc.enable()
 
 

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
-from omegaconf import OmegaConf
 
 from qa_dist.profile import Profile, check_profile
 from qa_dist.recipe import Recipe
 from qa_dist.recipe_checks import check_recipe, show_value, text_fault
 from qa_dist.recipe_fields import did_you_mean, find_slot, leaf_paths, plain_path, slot_path
-from qa_dist.recipe_reading import Reading, put_value, read_text, read_yaml
+from qa_dist.recipe_reading import Reading, parse_value, put_value, read_text, read_yaml
 from qa_dist.records import InputError
 from qa_dist.run_dir import check_name
 
@@ -227,7 +226,8 @@ def _build(
     root: type[_T], reading: Reading, check: Callable[[_T], list[str]], default_name: str
 ) -> _T:
     """Return the dataclass of all values read; raise InputError with all that is wrong."""
-    values = {"name": default_name, **reading.values}
+    texts = {"name": default_name, **reading.values}
+    values = {path: _value(root, path, text) for path, text in texts.items()}
     num_sources = _count_sources(reading)
     nested: dict[str, Any] = {}
     for path, value in values.items():
@@ -240,8 +240,7 @@ def _build(
         head = f"sources.{index}."
         source = {p.removeprefix(head): v for p, v in values.items() if p.startswith(head)}
         nested.setdefault("sources", []).append(source)
-    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(root), nested))
-    assert isinstance(settings, root)
+    settings = _make(root, nested)
     problems = list(reading.problems)
     try:
         check_name(str(values["name"]), "name")
@@ -253,6 +252,29 @@ def _build(
             problems.append(f"{where}: {sentence}")
     _raise_problems(problems)
     return settings
+
+
+def _value(root: type, path: str, text: str | None) -> bool | int | float | str | None:
+    slot = find_slot(root, path)
+    assert slot is not None
+    return None if text is None else parse_value(slot, text)
+
+
+def _make(root: type[_T], values: Mapping[str, Any]) -> _T:
+    """Return the dataclass of these values, a section's in a mapping of their own.
+
+    Not OmegaConf.structured and merge: they take 20 ms to do the same with nodes between.
+    """
+    made = dict(values)
+    for name, value in values.items():
+        slot = find_slot(root, name)
+        assert slot is not None
+        if slot.kind == "section":
+            made[name] = _make(slot.hint, value)
+        elif slot.kind == "list":
+            (of_item,) = get_args(slot.hint)
+            made[name] = [_make(of_item, item) for item in value]
+    return root(**made)
 
 
 def _count_sources(reading: Reading) -> int:

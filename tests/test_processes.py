@@ -82,3 +82,17 @@ def test_torch_that_is_there_already_stays() -> None:
 
     leave_torch_out()
     assert sys.modules["torch"] is torch
+
+
+def test_what_is_lasting_is_never_looked_through_again() -> None:
+    gc.unfreeze()
+    try:
+        with quick_start():
+            pass
+        assert gc.get_freeze_count() == 0
+        with quick_start(is_lasting=True):
+            loaded = [{"a": []} for _ in range(1000)]
+        assert gc.get_freeze_count() > len(loaded)
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()

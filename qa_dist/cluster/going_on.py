@@ -6,7 +6,7 @@ In: a run and what is asked of it now. Out: its jobs, if this launch goes on wit
 
 from __future__ import annotations
 
-from qa_dist.cluster.queue import QueueError
+from qa_dist.cluster.queue import QueueError, read_limits
 from qa_dist.cluster.slurm import submit_planned
 from qa_dist.cluster.submitted import (
     Submitted,
@@ -39,7 +39,7 @@ def submit_rest(run: RunDir, recipe: Recipe, profile: Profile) -> list[Submitted
 def _submit_rest(run: RunDir, recipe: Recipe, profile: Profile) -> list[Submitted]:
     try:
         find_lost(run)
-        is_alive = bool(live_jobs(run))
+        is_alive, limits = bool(live_jobs(run)), read_limits()
     except QueueError:
         check_not_live(run)  # says what it means
         raise
@@ -50,7 +50,7 @@ def _submit_rest(run: RunDir, recipe: Recipe, profile: Profile) -> list[Submitte
     if not _is_same(run, recipe):
         check_not_live(run)
     newest = [one for one in there if one.attempt == there[-1].attempt]
-    return submit_planned(run, profile, f"{recipe.name}.{run.root.name}", newest)
+    return submit_planned(run, profile, f"{recipe.name}.{run.root.name}", newest, limits)
 
 
 def jobs_to_watch(run: RunDir, recipe: Recipe) -> list[Submitted]:

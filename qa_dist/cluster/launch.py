@@ -106,22 +106,21 @@ def launch(keys: Mapping[str, str], overrides: Sequence[str]) -> int:
     """
     if "recipe" not in keys:
         raise InputError("recipe= is missing: give recipe=NAME; recipe=? lists them")
-    profile = read_profile(keys)
-    stages = read_stages(keys)
-    is_dry, is_fresh = read_flag(keys, "dry_run"), read_flag(keys, "fresh")
-    name = read_name(keys, profile)
-    members = expand(name, keys.get("seeds"), overrides)
-    asked = {member.name: settings for member, settings in members} or {name: list(overrides)}
-    recipes = read_all(
-        asked,
-        lambda settings: load_recipe(
-            keys["recipe"], with_profile_defaults(settings, profile), RECIPES
-        ),
-    )
-
-    with quick_start():
+    with quick_start(is_lasting=True):
         from qa_dist.cluster.place import find_place
 
+        profile = read_profile(keys)
+        stages = read_stages(keys)
+        is_dry, is_fresh = read_flag(keys, "dry_run"), read_flag(keys, "fresh")
+        name = read_name(keys, profile)
+        members = expand(name, keys.get("seeds"), overrides)
+        asked = {member.name: settings for member, settings in members} or {name: list(overrides)}
+        recipes = read_all(
+            asked,
+            lambda settings: load_recipe(
+                keys["recipe"], with_profile_defaults(settings, profile), RECIPES
+            ),
+        )
         runs_dir = Path(keys.get("runs_dir", "runs")).absolute()
         place = find_place(profile)
         options = LaunchOptions(profile, place, stages, runs_dir, is_fresh, read_flag(keys, "wait"))
@@ -200,6 +199,7 @@ class Look:
         return self._plans[key]
 
 
+@quick_start(is_lasting=True)
 def print_forecast(options: LaunchOptions, wanted: Wanted) -> None:
     """Print the recipe and what would be done; on SLURM also the sbatch scripts of the stages."""
     from qa_dist.cluster import forecast
@@ -209,17 +209,17 @@ def print_forecast(options: LaunchOptions, wanted: Wanted) -> None:
     print(recipe_to_yaml(recipe))
     forecast.print_forecast(recipe, options.place, plan, prepared, options.stages)
     if options.profile.where == "slurm":
-        from qa_dist.cluster.slurm import sbatch_script
+        from qa_dist.cluster.slurm import sbatch_scripts
 
-        run = RunDir(options.runs_dir / recipe.name / wanted.name)
-        for stage in options.stages:
-            script = sbatch_script(run, options.profile, f"{recipe.name}.{wanted.name}", stage)
+        run, title = wanted.folder(options), f"{recipe.name}.{wanted.name}"
+        scripts = sbatch_scripts(run, options.profile, title, options.stages)
+        for stage, script in scripts.items():
             print(f"\n# {stage}\n{script}")
 
 
 def launch_run(options: LaunchOptions, wanted: Wanted) -> int:
     """Run or submit what is missing of a run; return the exit status."""
-    with quick_start():
+    with quick_start(is_lasting=True):
         from qa_dist.cluster import pipeline, show
 
     console = make_console(options)
@@ -246,6 +246,7 @@ def launch_run(options: LaunchOptions, wanted: Wanted) -> int:
     return end_status(state, console)
 
 
+@quick_start(is_lasting=True)
 def submit(
     options: LaunchOptions, wanted: Wanted, run: RunDir, console: Console
 ) -> list[Submitted]:
@@ -322,7 +323,7 @@ def make_console(options: LaunchOptions) -> Console:
 
     if options.profile.where == "process" and not options.place.num_gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    return Console(width=None if sys.stdout.isatty() else 120)
+    return Console(width=None if sys.stdout.isatty() else 120, emoji=False)
 
 
 def wait_for(run: RunDir, stages: Sequence[str], console: Console) -> str:

@@ -28,8 +28,6 @@ from qa_dist.evaluation.elements import elements as evaluate_elements
 from qa_dist.evaluation.elements import finished_steps, is_evaluated
 from qa_dist.files import read_json, read_status
 from qa_dist.plan import Plan, save_plan
-from qa_dist.prepare import elements as prepare_elements
-from qa_dist.prepare import summarize
 from qa_dist.profile import STAGES, Profile
 from qa_dist.recipe import Recipe, split_part
 from qa_dist.records import InputError
@@ -79,6 +77,8 @@ def run_stages(launch: Launch, plan: Plan, prepared: Prepared, stages: Sequence[
         else:
             launch.console.print(f"{stage}: nothing to do, it is all there", highlight=False)
         if stage == "prepare" and missing:
+            from qa_dist.prepare import summarize  # a submit hasn't any use for it
+
             summaries = {split: summarize(prepared, split) for split in prepared.num_shards}
             rate = sum(int(summary["windows"]) for summary in summaries.values()) / seconds
             show.show_prepared(launch.console, summaries, rate)
@@ -196,7 +196,7 @@ def _missing_shards(prepared: Prepared) -> list[int]:
     missing = {path for split in prepared.num_shards for path in prepared.missing(split)}
     return [
         element
-        for element, (split, index) in enumerate(prepare_elements(prepared))
+        for element, (split, index) in enumerate(prepared.elements())
         if prepared.shards(split)[index] in missing
     ]
 
@@ -300,5 +300,5 @@ def run_stage_here(stage: str, argv: Sequence[str], usage: str) -> int:
 
 def _element_numbers(run: RunDir, stage: str) -> Collection[int]:
     if stage == "prepare":
-        return range(len(prepare_elements(read_prepared(run))))
+        return range(len(read_prepared(run).elements()))
     return evaluate_elements(run) if stage == "evaluate" else (0,)

@@ -98,7 +98,13 @@ def minutes(text: str) -> int | None:
 
 
 def _check_account(profile: Profile) -> Iterator[str]:
-    """Compare with what accounting lets this user use; says nothing where there is none."""
+    """Compare what is asked for with what accounting lets this user use; says nothing where there
+    is none."""
+    stages = [resources_of(profile, stage) for stage in STAGES]
+    asked = [("account", each.account) for each in stages if each.account]
+    asked += [("qos", each.qos) for each in stages if each.qos]
+    if not asked:
+        return
     try:
         text = run_slurm(
             "sacctmgr", "-n", "-P", "show", "assoc", f"user={getpass.getuser()}",
@@ -107,13 +113,14 @@ def _check_account(profile: Profile) -> Iterator[str]:
     except QueueError:
         return
     rows = [line.split("|") for line in text.splitlines() if "|" in line]
-    accounts = sorted({row[0] for row in rows if row[0]})
-    qos = sorted({name for row in rows for name in row[1].split(",") if name})
-    for what, there in (("account", accounts), ("qos", qos)):
-        for stage in STAGES:
-            asked = getattr(resources_of(profile, stage), what)
-            if asked and there and asked not in there:
-                yield f"{what}={asked}: you may use {', '.join(there)}{did_you_mean(asked, there)}"
+    known = {
+        "account": sorted({row[0] for row in rows if row[0]}),
+        "qos": sorted({name for row in rows for name in row[1].split(",") if name}),
+    }
+    for what, name in asked:
+        there = known[what]
+        if there and name not in there:
+            yield f"{what}={name}: you may use {', '.join(there)}{did_you_mean(name, there)}"
 
 
 def _check_disk(recipes: Sequence[Recipe], folder: Path) -> Iterator[str]:

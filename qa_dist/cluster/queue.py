@@ -28,6 +28,16 @@ JobName = tuple[int, int | None]
 """A job's id and its index in the array; None: not an array."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a cluster's configuration bounds."""
+
+    max_array_size: int
+    """The most elements that one array may have."""
+    slurmd_timeout_s: int
+    """How long a node may be silent before SLURM takes it for lost."""
+
+
 class QueueError(Exception):
     """A SLURM command failed or isn't there; the message has its own words."""
 
@@ -205,19 +215,12 @@ def cancel(ids: Sequence[int]) -> None:
             raise
 
 
-def max_array_size() -> int:
-    """Return the most elements that one array may have."""
-    return _setting("MaxArraySize", 1001)
-
-
-def slurmd_timeout_s() -> int:
-    """Return how long a node may be silent before SLURM takes it for lost."""
-    return _setting("SlurmdTimeout", 300)
-
-
-def _setting(name: str, default: int) -> int:
-    match = re.search(rf"{name}\s*=\s*(\d+)", run_slurm("scontrol", "show", "config"))
-    return int(match[1]) if match else default
+def read_limits() -> Limits:
+    """Ask the controller for its limits; what it doesn't say is SLURM's default. Raises
+    QueueError."""
+    text = run_slurm("scontrol", "show", "config")
+    found = dict(re.findall(r"(MaxArraySize|SlurmdTimeout)\s*=\s*(\d+)", text))
+    return Limits(int(found.get("MaxArraySize", 1001)), int(found.get("SlurmdTimeout", 300)))
 
 
 def is_answering() -> bool:

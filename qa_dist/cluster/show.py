@@ -10,18 +10,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from qa_dist.cluster.submitted import Submitted
@@ -29,6 +21,9 @@ from qa_dist.evaluation.elements import is_each_checkpoint
 from qa_dist.files import read_json
 from qa_dist.records import show_threshold
 from qa_dist.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _PLAIN_EVERY_S = 10.0
 
@@ -43,16 +38,7 @@ class StageProgress:
         self._bar: Progress | None = None
         elements = f" ({num_elements} elements)" if num_elements > 1 else ""
         if console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[unit]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=console,
-            )
+            self._bar = _progress_bar(console)
             self._bar.start()
             self._task = self._bar.add_task(f"{stage:9s}{elements}", total=None, unit="", note="")
         else:
@@ -90,6 +76,28 @@ class StageProgress:
         else:
             seconds = time.monotonic() - self._started
             self._console.print(f"{self._stage}: {state} after {seconds:.1f} s", highlight=False)
+
+
+def _progress_bar(console: Console) -> Progress:
+    from rich.progress import (  # which a submit doesn't show
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
 
 
 def show_submitted(console: Console, jobs: Sequence[Submitted], run: RunDir) -> None:

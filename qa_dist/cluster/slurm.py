@@ -13,13 +13,13 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from qa_dist import faults
-from qa_dist.cluster.queue import QueueError, cancel, max_array_size, run_slurm, slurmd_timeout_s
+from qa_dist.cluster.queue import Limits, QueueError, cancel, read_limits, run_slurm
 from qa_dist.cluster.slurm_job import SlurmJob
 from qa_dist.cluster.submitted import (
     Submitted,
@@ -58,21 +58,21 @@ def submit_stages(
     """
     try:
         find_lost(run)
-        chunk = max_array_size()
+        limits = read_limits()
     except QueueError as error:
         raise InputError(f"{error}; nothing was submitted") from error
     if is_cut_short(run):  # planned anew here, as far as it is missing
         save_submitted(run, read_submitted(run))
-    planned = [replace(one, attempt=attempt) for one in shared]
+    planned, chunk = [replace(one, attempt=attempt) for one in shared], limits.max_array_size
     for stage in STAGES:
         missing = list(elements.get(stage, ()))
         parts = [missing[first : first + chunk] for first in range(0, len(missing), chunk)]
         planned += [Submitted(stage, 0, part, [], attempt, len(part) > 1) for part in parts]
-    return submit_planned(run, profile, title, planned)
+    return submit_planned(run, profile, title, planned, limits)
 
 
 def submit_planned(
-    run: RunDir, profile: Profile, title: str, planned: Sequence[Submitted]
+    run: RunDir, profile: Profile, title: str, planned: Sequence[Submitted], limits: Limits
 ) -> list[Submitted]:
     """Submit those of these jobs that weren't yet, each stage after the one before, within
     `submitting`; return all of them, in order.
@@ -89,7 +89,7 @@ def submit_planned(
             stages = [other.stage for other in jobs[:place] if other.stage != one.stage]
             after = [other.job for other in jobs[:place] if other.stage in stages[-1:]]
             parts = sum(other.stage == one.stage for other in jobs)
-            job = _submit(run, profile, title, one.stage, one.elements, one.attempt, after, parts)
+            job = _submit(run, profile, title, one, after, parts, limits)
             faults.reach("submit.after_sbatch", place)
             jobs[place] = replace(one, job=job, after=after)
             save_submitted(run, [*earlier, *jobs])
@@ -135,26 +135,24 @@ def _submit(
     run: RunDir,
     profile: Profile,
     title: str,
-    stage: str,
-    elements: Sequence[int],
-    attempt: int,
+    one: Submitted,
     after: Sequence[int],
     num_parts: int,
+    limits: Limits,
 ) -> int:
     """Submit one array (or job), one of `num_parts` of its stage; return its id."""
     import submitit
 
-    executor = make_executor(run, profile, title, stage, after, num_parts)
+    stage = one.stage
+    executor = make_executor(run, profile, title, stage, limits, after, num_parts)
+    made = [make_job(run, profile, stage, element, one.attempt) for element in one.elements]
     try:
         with _outside_a_job():
-            if len(elements) == 1:
-                jobs = [executor.submit(make_job(run, profile, stage, elements[0], attempt))]
+            if len(made) == 1:
+                jobs = [executor.submit(made[0])]
             else:
                 with executor.batch():
-                    jobs = [
-                        executor.submit(make_job(run, profile, stage, element, attempt))
-                        for element in elements
-                    ]
+                    jobs = [executor.submit(job) for job in made]
     except submitit.core.utils.FailedJobError as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         refused = [line for line in lines if "error:" in line or "fatal:" in line] or lines
@@ -197,9 +195,16 @@ def ranks_per_node(profile: Profile) -> int:
 
 
 def make_executor(
-    run: RunDir, profile: Profile, title: str, stage: str, after: Sequence[int], num_parts: int = 1
+    run: RunDir,
+    profile: Profile,
+    title: str,
+    stage: str,
+    limits: Limits | None,
+    after: Sequence[int] = (),
+    num_parts: int = 1,
 ) -> Any:
-    """Return submitit's executor with a stage's parameters."""
+    """Return submitit's executor with a stage's parameters; `limits`: None where SLURM doesn't
+    answer."""
     import submitit
 
     asked = resources_of(profile, stage)
@@ -230,7 +235,7 @@ def make_executor(
         setup=_setup_lines(run, profile),
         srun_args=[
             "--export=ALL",  # of the job, which has only what sbatch was told to export
-            f"--wait={_wait_for_peers_s()}",
+            f"--wait={_wait_for_peers_s(limits)}",
             *([f"--cpus-per-task={asked.cpus_per_task}"] if asked.cpus_per_task else []),
         ],
         additional_parameters={
@@ -243,26 +248,31 @@ def make_executor(
     return executor
 
 
-def _wait_for_peers_s() -> int:
+def _wait_for_peers_s(limits: Limits | None) -> int:
     """Return how long srun lets ranks live on once one has ended: longer than SLURM takes to see
     that a node is lost, since then it queues the job again; srun would end it as failed."""
-    try:
-        return slurmd_timeout_s() * 3 // 2 + 30
-    except QueueError:  # for a dry run; else sbatch fails as well
-        return 480
+    return limits.slurmd_timeout_s * 3 // 2 + 30 if limits else 480
 
 
-def sbatch_script(run: RunDir, profile: Profile, title: str, stage: str) -> str:
-    """Return what sbatch would be given for a stage, for dry_run=true; ids of jobs aren't known
+def sbatch_scripts(
+    run: RunDir, profile: Profile, title: str, stages: Sequence[str]
+) -> dict[str, str]:
+    """Return what sbatch would be given for each stage, for dry_run=true; ids of jobs aren't known
     yet."""
-    executor = make_executor(run, profile, title, stage, [])
-    return str(executor._make_submission_file_text(executor._submitit_command_str, ""))
+    limits = None
+    with suppress(QueueError):
+        limits = read_limits()
+    executors = {stage: make_executor(run, profile, title, stage, limits) for stage in stages}
+    return {
+        stage: str(executor._make_submission_file_text(executor._submitit_command_str, ""))
+        for stage, executor in executors.items()
+    }
 
 
 def submit_command(run: RunDir, profile: Profile, title: str, module: str) -> int:
     """Submit what a training would be with this profile, but with another module in the place of
     it, which is given the run's folder; return the job's id. Raises QueueError."""
-    executor = make_executor(run, profile, title, "train", [])
+    executor = make_executor(run, profile, title, "train", read_limits())
     command = f"{executor.python} -u -m {module} {run.root}"
     script = run.root / "job.sh"
     write_text(script, executor._make_submission_file_text(command, ""))

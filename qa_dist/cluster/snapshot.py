@@ -29,7 +29,9 @@ def save_code(run: RunDir, profile: Profile) -> None:
         raise InputError(f"env_file={env_file}: there is no such file")
     shutil.rmtree(temporary, ignore_errors=True)
     keep = shutil.ignore_patterns("__pycache__", "*.pyc", "encoder", "*.json")
-    shutil.copytree(CODE / "qa_dist", temporary / "qa_dist", ignore=keep)
+    shutil.copytree(  # the bytes alone: times and modes would take as long again
+        CODE / "qa_dist", temporary / "qa_dist", ignore=keep, copy_function=shutil.copyfile
+    )
     (temporary / "slurm").mkdir()
     shutil.copy(env_file, temporary / "slurm" / "env.sh")
     shutil.rmtree(code, ignore_errors=True)

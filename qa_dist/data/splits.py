@@ -34,7 +34,9 @@ def choose_records(index: RecordIndex, split: str, source: Source) -> NDArray[np
         raise ValueError(f"split is one of {SPLITS}, not {split!r}")
     if split == "dev" and source.dev:
         return np.arange(len(index), dtype=np.int64)
-    ordinals = np.unique(index.groups)
+    # Not unique and isin: for them NumPy loads its masked arrays, a tenth of all that it has.
+    sizes = np.bincount(index.groups)
+    ordinals = np.flatnonzero(sizes)
     order = ordinals[np.argsort(_hashes(source.subset_seed, _GROUP_SALT, ordinals))]
     num_dev = 0 if source.dev else _num_groups(source.dev_fraction, len(order))
     num_heldout = _num_groups(source.heldout_fraction, len(order))
@@ -48,7 +50,9 @@ def choose_records(index: RecordIndex, split: str, source: Source) -> NDArray[np
         "heldout": (num_dev, num_dev + num_heldout),
         "train": (num_dev + num_heldout, len(order)),
     }[split]
-    return np.flatnonzero(np.isin(index.groups, order[first:last])).astype(np.int64)
+    is_chosen = np.zeros(len(sizes), dtype=np.bool_)
+    is_chosen[order[first:last]] = True
+    return np.flatnonzero(is_chosen[index.groups]).astype(np.int64)
 
 
 def _num_groups(fraction: float, num_groups: int) -> int:

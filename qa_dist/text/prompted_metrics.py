@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Literal
 
 from qa_dist.text.metrics import exact_match
@@ -55,28 +56,31 @@ _NOT = (
 )
 _IS_NOT = r"(?:(?:is|are|was|were)(?:n['’]t| not)|['’]s not|(?:has|have)(?:n['’]t| not) been)"
 _CANT_BE = r"(?:can ?not|can['’]t) be (?:determined|answered|inferred|found|known)"
-_REFUSALS = tuple(
-    re.compile(pattern)
-    for pattern in (
-        # The text does not mention the ratio.
-        rf"\b{_TEXT}\b[^,;]{{0,30}}\b{_NOT} (?:\w+ ){{0,2}}{_TELLS}\b",
-        # The text does not include that detail, report how many, give any.
-        rf"\b{_TEXT}\b[^,;]{{0,30}}\b{_NOT} (?:\w+ )?{_HOLDS}"
-        rf"(?: (?:\w+ ){{0,3}}{_FACT}\b| {_WHICH}\b|(?: (?:any|it|this|that))?\W*$)",
-        # The split is not mentioned in the text.
-        rf"{_IS_NOT} (?:\w+ )?(?:{_TOLD}|given|provided)\b[^,;]{{0,30}}{_OF_TEXT}",
-        rf"\b{_FACT}\b[^,;]{{0,30}}{_IS_NOT} (?:\w+ )?(?:included|contained|available|found)\b"
-        rf"[^,;]{{0,30}}{_OF_TEXT}",
-        # Based on the passage, the split is not mentioned.
-        rf"{_OF_TEXT}.{{0,80}}(?:{_IS_NOT} (?:\w+ )?(?:{_TOLD}\b|(?:given|provided|included)\W*$)"
-        rf"|\b{_CANT_BE}\b)",
-        rf"\b{_CANT_BE}\b.{{0,40}}\b{_TEXT}\b",
-        rf"\bno {_FACT}\b.{{0,60}}{_OF_TEXT}",
-        rf"^(?:(?:this|the) question |it )?(?:is )?(?:unanswerable|{_CANT_BE})\W*$",
-        rf"^not (?:\w+ )?(?:{_TOLD}|given|provided)(?: {_OF_TEXT})?\W*$",
-        r"^(?:unknown|no answer|i (?:don['’]t|do not) know)\W*$",
-    )
+_REFUSALS = (
+    # The text does not mention the ratio.
+    rf"\b{_TEXT}\b[^,;]{{0,30}}\b{_NOT} (?:\w+ ){{0,2}}{_TELLS}\b",
+    # The text does not include that detail, report how many, give any.
+    rf"\b{_TEXT}\b[^,;]{{0,30}}\b{_NOT} (?:\w+ )?{_HOLDS}"
+    rf"(?: (?:\w+ ){{0,3}}{_FACT}\b| {_WHICH}\b|(?: (?:any|it|this|that))?\W*$)",
+    # The split is not mentioned in the text.
+    rf"{_IS_NOT} (?:\w+ )?(?:{_TOLD}|given|provided)\b[^,;]{{0,30}}{_OF_TEXT}",
+    rf"\b{_FACT}\b[^,;]{{0,30}}{_IS_NOT} (?:\w+ )?(?:included|contained|available|found)\b"
+    rf"[^,;]{{0,30}}{_OF_TEXT}",
+    # Based on the passage, the split is not mentioned.
+    rf"{_OF_TEXT}.{{0,80}}(?:{_IS_NOT} (?:\w+ )?(?:{_TOLD}\b|(?:given|provided|included)\W*$)"
+    rf"|\b{_CANT_BE}\b)",
+    rf"\b{_CANT_BE}\b.{{0,40}}\b{_TEXT}\b",
+    rf"\bno {_FACT}\b.{{0,60}}{_OF_TEXT}",
+    rf"^(?:(?:this|the) question |it )?(?:is )?(?:unanswerable|{_CANT_BE})\W*$",
+    rf"^not (?:\w+ )?(?:{_TOLD}|given|provided)(?: {_OF_TEXT})?\W*$",
+    r"^(?:unknown|no answer|i (?:don['’]t|do not) know)\W*$",
 )
+
+
+@cache
+def _refusals() -> tuple[re.Pattern[str], ...]:
+    """Return the patterns compiled: most who import this have no use for them."""
+    return tuple(map(re.compile, _REFUSALS))
 
 
 def keywords(text: str) -> frozenset[str]:
@@ -115,7 +119,7 @@ def is_refusal(text: str) -> bool:
     finding in a refusal's words ("Deaths were not reported in this article.") is taken for one.
     """
     sentence = _SENTENCE_END.split(text.strip().lower(), maxsplit=1)[0]
-    return any(pattern.search(sentence) for pattern in _REFUSALS)
+    return any(pattern.search(sentence) for pattern in _refusals())
 
 
 def length_words(text: str) -> int:

@@ -82,6 +82,16 @@ def test_without_accounting_accounts_are_the_clusters_to_check(
     check_cluster(replace(PROFILE, account="any"), [recipe], tmp_path)
 
 
+def test_accounting_is_asked_only_where_something_of_it_is_asked_for(
+    fake_slurm: FakeSlurm, recipe: Recipe, tmp_path: Path
+) -> None:
+    fake_slurm.says("scontrol", PARTITIONS)
+    check_cluster(PROFILE, [recipe], tmp_path)
+    assert not any(call.startswith("sacctmgr") for call in fake_slurm.calls)
+    check_cluster(replace(PROFILE, qos="any"), [recipe], tmp_path)
+    assert any(call.startswith("sacctmgr") for call in fake_slurm.calls)
+
+
 def test_s01_a_controller_that_is_down(
     fake_slurm: FakeSlurm, recipe: Recipe, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from fabricated import DOWN
 from fake_slurm import FakeSlurm
 
 from qa_dist.cluster import queue
-from qa_dist.cluster.queue import Queue, QueueError, read_indices
+from qa_dist.cluster.queue import Limits, Queue, QueueError, read_indices
 
 # Real lines of slurm-wlm 22.05, asked as queued_jobs asks.
 PIECES = """27|0-3%2|PENDING|Dependency||N/A|afterok:26(unfulfilled)
@@ -139,7 +139,9 @@ def test_scontrol(slurm: FakeSlurm) -> None:
     queue.requeue("12_3")
     assert slurm.calls == ["scontrol show job -o 12_3", "scontrol requeue 12_3"]
     slurm.answers("scontrol", "MaxArraySize            = 6\nSlurmdTimeout = 20 sec\n")
-    assert (queue.max_array_size(), queue.slurmd_timeout_s()) == (6, 20)
+    assert queue.read_limits() == Limits(max_array_size=6, slurmd_timeout_s=20)
+    slurm.answers("scontrol", "SlurmctldHost = head\n")
+    assert queue.read_limits() == Limits(max_array_size=1001, slurmd_timeout_s=300), "SLURM's own"
     slurm.answers("scontrol", "", "Requested operation is presently disabled")
     with pytest.raises(QueueError, match="scontrol requeue: Requested operation"):
         queue.requeue("12_3")

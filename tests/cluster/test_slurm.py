@@ -103,6 +103,12 @@ def test_t14_srun_waits_for_peers_longer_than_slurm_for_a_node(
     assert "--wait=480" in fake_slurm.script(1)
 
 
+def test_the_cluster_is_asked_for_its_limits_once(fake_slurm: FakeSlurm, run: RunDir) -> None:
+    submit_stages(run, PROFILE, "r.main", ALL, 1)
+    assert fake_slurm.num_submitted > 4
+    assert fake_slurm.calls.count("scontrol show config") == 1
+
+
 def test_s15_nothing_of_the_environment_but_a_list_of_names_gets_in(
     fake_slurm: FakeSlurm, run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
