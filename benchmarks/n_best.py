@@ -142,7 +142,10 @@ class Case:
             for _, facts, found in self.predictor.predictions(scored):
                 name, odds = facts["id"], found.null_odds
                 answers[0][name] = "" if odds > 0 else found.text
-                answers[1][name] = [{"text": a, "score": b} for a, b, _ in found.candidates]
+                answers[1][name] = [
+                    {"text": text, "score": score}
+                    for text, score in zip(found.texts, found.scores, strict=True)
+                ]
                 answers[2][name] = odds
         return answers
 

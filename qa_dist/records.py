@@ -1,6 +1,6 @@
 """What travels between stages: Example (one question) and Prediction (our answer to it).
 
-Plain frozen dataclasses and one error type. No torch, no files: everything above imports this, this
+Plain frozen records and one error type. No torch, no files: everything above imports this, this
 imports nothing of ours. Character spans are half-open [start, end) in the context's code points;
 token spans are inclusive.
 """
@@ -87,36 +87,29 @@ class Passage:
     examples: tuple[Example, ...]
 
 
-class Candidate(NamedTuple):
-    """One of the n best answers to a question: `text` as it stands in the context, or the answer
-    class's name."""
-
-    text: str
-    score: float
-    """Start logit + end logit (for a class: twice its logit); with a CRF log p of its labels."""
-    char_span: tuple[int, int] | None
-    """Half-open in the context; None for an answer class."""
-
-
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """Our answer to one question: the n best non-null candidates, best first, and the null score
     beside them."""
 
     id: str
-    candidates: tuple[Candidate, ...]
+    texts: list[str]
+    """Of each candidate, as it stands in the context, or the answer class's name."""
+    scores: list[float]
+    """Start logit + end logit (for a class: twice its logit); with a CRF log p of its labels."""
+    char_spans: list[tuple[int, int] | None]
+    """Half-open in the context; None for an answer class."""
     null_score: float
 
     @property
     def text(self) -> str:
         """The best non-null answer; "" when no window holds a candidate."""
-        return self.candidates[0].text if self.candidates else ""
+        return self.texts[0] if self.texts else ""
 
     @property
     def null_odds(self) -> float:
         """Null score minus the best candidate's score: no answer is given where it exceeds the
         threshold."""
-        return self.null_score - self.candidates[0].score if self.candidates else float("inf")
+        return self.null_score - self.scores[0] if self.scores else float("inf")
 
 
 def show_threshold(threshold: float) -> str:

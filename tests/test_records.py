@@ -11,7 +11,6 @@ import pytest
 
 from qa_dist.records import (
     BadRecordError,
-    Candidate,
     Example,
     InputError,
     Passage,
@@ -28,7 +27,7 @@ EXAMPLE = Example(
     rule="coqa",
     group="story",
 )
-BEST, SECOND = Candidate("white", 7.5, (4, 9)), Candidate("yes", 3.0, None)
+PREDICTION = Prediction("q", ["white", "yes"], [7.5, 3.0], [(4, 9), None], null_score=5.0)
 
 
 def test_records_are_frozen_and_compare_by_value() -> None:
@@ -37,7 +36,7 @@ def test_records_are_frozen_and_compare_by_value() -> None:
     with pytest.raises(FrozenInstanceError):
         EXAMPLE.id = "x"  # type: ignore[misc]
     with pytest.raises(AttributeError):
-        BEST.score = 9.0  # type: ignore[misc]
+        PREDICTION.null_score = 9.0  # type: ignore[misc]
     assert asdict(Passage("A cat.", (EXAMPLE,)))["examples"][0]["target"]["char_span"] == (4, 9)
 
 
@@ -48,13 +47,12 @@ def test_facets_are_not_shared_between_examples() -> None:
 
 
 def test_a_prediction_answers_with_its_best_candidate() -> None:
-    prediction = Prediction("q", (BEST, SECOND), null_score=5.0)
-    assert prediction.text == "white"
-    assert prediction.null_odds == 5.0 - 7.5  # below a threshold of 0: answered
+    assert PREDICTION.text == "white"
+    assert PREDICTION.null_odds == 5.0 - 7.5  # below a threshold of 0: answered
 
 
 def test_a_prediction_without_candidates_is_always_null() -> None:
-    prediction = Prediction("q", (), null_score=-100.0)
+    prediction = Prediction("q", [], [], [], null_score=-100.0)
     assert prediction.text == ""
     assert prediction.null_odds == float("inf") > 1e300  # above every threshold
 

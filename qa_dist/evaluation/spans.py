@@ -16,7 +16,7 @@ from qa_dist.evaluation.forward import Forward, batches_by_length
 from qa_dist.recipe import Recipe, Source
 from qa_dist.records import Prediction
 from qa_dist.tasks import TASKS, null_class
-from qa_dist.text.decode import CLASS, Ints, Ranked, SpanScores, WindowMerger, make_prediction
+from qa_dist.text.decode import CLASS, Ints, SpanScores, WindowMerger, make_prediction
 from qa_dist.text.metrics import question_scores
 
 _AT_ONCE = 100
@@ -42,32 +42,22 @@ class SpanPredictor:
     ) -> Iterator[tuple[int, dict[str, Any], Prediction]]:
         """Yield (windows done, facts, prediction) for each question of the shard, in the shard's
         order; `scored`: its windows' numbers, tensors and spans, batch by batch."""
-        merger = WindowMerger(self.shard["window_example"])
-        found: dict[int, Ranked] = {}  # numbers until it's their turn: texts are many objects
-        first = num_done = 0
+        settings, shard, names = self.settings, self.shard, self.task.ANSWER_CLASSES
+        merger = WindowMerger(shard["window_example"], len(names) + settings.n_best)
+        num_done, context, text = 0, -1, ""
         for windows, batch, scores in scored:
-            for ranked in merger.add(windows, *self._places(windows, batch, scores), scores.nulls):
-                found[ranked.example] = ranked
+            questions = merger.add(windows, *self._places(windows, batch, scores), scores.nulls)
             num_done += len(windows)
-            end = first
-            while end in found:
-                end += 1
-            for facts, prediction in self._texts([found.pop(i) for i in range(first, end)]):
-                yield num_done, facts, prediction
-            first = end
-
-    def _texts(self, questions: list[Ranked]) -> Iterator[tuple[dict[str, Any], Prediction]]:
-        """Yield facts and prediction of questions that follow each other in the shard."""
-        shard, names, n_best = self.shard, self.task.ANSWER_CLASSES, self.settings.n_best
-        context, text = -1, ""
-        for at in range(0, len(questions), _AT_ONCE):
-            some = questions[at : at + _AT_ONCE]
-            numbers = range(some[0].example, some[-1].example + 1)
-            contexts = shard["example_context"][numbers.start : numbers.stop].tolist()
-            for ranked, facts, its in zip(some, shard.examples(numbers), contexts, strict=True):
-                if its != context:
-                    context, text = its, shard.context_text(its)
-                yield facts, make_prediction(facts["id"], ranked, text, names, n_best)
+            for first in range(questions.start, questions.stop, _AT_ONCE):
+                some = range(first, min(first + _AT_ONCE, questions.stop))
+                contexts = shard["example_context"][some.start : some.stop].tolist()
+                for ranked, facts, its in zip(
+                    merger.ranked(some), shard.examples(some), contexts, strict=True
+                ):
+                    if its != context:
+                        context, text = its, shard.context_text(its)
+                    found = make_prediction(facts["id"], ranked, text, names, settings.n_best)
+                    yield num_done, facts, found
 
     def _scored(self) -> Iterator[tuple[list[int], Batch, SpanScores]]:
         multiple = self.forward.pad_multiple
@@ -119,10 +109,15 @@ class SpanPredictor:
             "rule": facts["rule"],
             "facets": facts["facets"],
             "text": prediction.text,
-            "null_odds": prediction.null_odds if prediction.candidates else None,
+            "null_odds": prediction.null_odds if prediction.scores else None,
             "exact": exact,
             "f1": f1,
             "null_exact": null_exact,
             "null_f1": null_f1,
-            "n_best": [[c.text, round(c.score, 4), c.char_span] for c in prediction.candidates],
+            "n_best": [
+                [text, round(score, 4), span]
+                for text, score, span in zip(
+                    prediction.texts, prediction.scores, prediction.char_spans, strict=True
+                )
+            ],
         }

@@ -11,14 +11,14 @@ candidates.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qa_dist.records import Candidate, Prediction
+from qa_dist.records import Prediction
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -94,10 +94,13 @@ def _top(values: Floats, count: int) -> Ints:
     return places
 
 
+CLASS = -1
+"""In the place of a span's end: this is an answer class."""
+
+
 class Ranked(NamedTuple):
     """What a question's windows hold, as numbers."""
 
-    example: int
     scores: list[float]
     """Best first, the first window's first of equals; a span may occur more than once."""
     starts: list[int]
@@ -108,18 +111,23 @@ class Ranked(NamedTuple):
     """The lowest one of the windows."""
 
 
-CLASS = -1
-"""In the place of a span's end: this is an answer class."""
-
-
 class WindowMerger:
     """Ranks the spans and answer classes of each question over all its windows, which come batch by
-    batch in any order; `examples`: the example of each window, (windows,)."""
+    batch in any order and are kept as arrays, 24 bytes each, until it's the question's turn.
 
-    def __init__(self, examples: Sequence[int] | NDArray[np.integer]) -> None:
+    `examples`: the example of each window, ascending from 0: (windows,); `width`: how many spans
+    and answer classes a window may have.
+    """
+
+    def __init__(self, examples: Sequence[int] | NDArray[np.integer], width: int) -> None:
         self._examples = np.asarray(examples)
         self._left = np.bincount(self._examples)  # windows of each example still to come
-        self._waiting: list[NDArray[np.floating | np.integer]] = []
+        self._bounds = np.cumsum([0, *self._left])  # of each example's windows
+        self._next = 0
+        size = len(self._examples), width
+        self._scores = np.full(size, -np.inf)
+        self._starts, self._ends = np.zeros((2, *size), np.int64)
+        self._nulls = np.zeros(size[0])
 
     def add(
         self,
@@ -128,58 +136,44 @@ class WindowMerger:
         starts: Ints,
         ends: Ints,
         nulls: NDArray[np.float64],
-    ) -> Iterator[Ranked]:
-        """Yield the questions whose last windows are among these, by number.
+    ) -> range:
+        """Return the questions, by number, whose turn has come: their windows and those of all
+        before them are there.
 
-        `scores`, `starts`, `ends`: (B, N), as Ranked has them; a score of -inf: there is nothing.
-        `nulls`: (B,).
+        `scores`, `starts`, `ends`: (B, N), as Ranked has them; a score of -inf or NaN: there is
+        nothing. `nulls`: (B,).
         """
-        examples = self._examples[windows]
-        np.subtract.at(self._left, examples, 1)
-        columns = [examples, scores, starts, ends, nulls]
-        if self._waiting:
-            columns = [_stacked(a, b) for a, b in zip(self._waiting, columns, strict=True)]
-        is_done = self._left[columns[0]] == 0
-        self._waiting = [] if is_done.all() else [column[~is_done] for column in columns]
-        yield from _ranked(*(column[is_done] for column in columns))
+        width = scores.shape[1]
+        self._scores[windows, :width] = scores
+        self._starts[windows, :width] = starts
+        self._ends[windows, :width] = ends
+        self._nulls[windows] = nulls
+        np.subtract.at(self._left, self._examples[windows], 1)
+        first, waiting = self._next, np.flatnonzero(self._left[self._next :])
+        self._next = first + int(waiting[0]) if len(waiting) else len(self._left)
+        return range(first, self._next)
 
-
-def _stacked(some: NDArray[Any], more: NDArray[Any]) -> NDArray[Any]:
-    """Return the rows of both; shorter ones are filled up with what isn't there."""
-    if some.ndim == 2 and some.shape[1] != more.shape[1]:
-        width = max(some.shape[1], more.shape[1])
-        fill = -np.inf if some.dtype.kind == "f" else 0
-        some, more = (
-            np.pad(rows, ((0, 0), (0, width - rows.shape[1])), constant_values=fill)
-            for rows in (some, more)
-        )
-    return np.concatenate((some, more))
-
-
-def _ranked(
-    examples: Ints,
-    scores: NDArray[np.floating],
-    starts: Ints,
-    ends: Ints,
-    nulls: NDArray[np.float64],
-) -> Iterator[Ranked]:
-    """Yield the questions of some windows, each with all its windows, which needn't be
-    neighbours."""
-    if not len(examples):
-        return
-    rows, at = np.nonzero(~(scores == -np.inf))
-    flat = scores[rows, at]
-    order = np.lexsort((-flat, examples[rows]))  # stable: equals stay as they came
-    rows, at = rows[order], at[order]
-    ranked, begin, end = flat[order].tolist(), starts[rows, at].tolist(), ends[rows, at].tolist()
-    by_example = np.argsort(examples, kind="stable")
-    numbers, firsts = np.unique(examples[by_example], return_index=True)
-    lowest = np.minimum.reduceat(nulls[by_example], firsts).tolist()
-    bounds = np.searchsorted(examples[rows], numbers).tolist()
-    for number, a, b, null in zip(
-        numbers.tolist(), bounds, [*bounds[1:], len(rows)], lowest, strict=True
-    ):
-        yield Ranked(number, ranked[a:b], begin[a:b], end[a:b], null)
+    def ranked(self, questions: range) -> list[Ranked]:
+        """Return what these questions' windows hold; their turn must have come."""
+        bounds = self._bounds[questions.start : questions.stop + 1]
+        counts = np.diff(bounds)
+        found: dict[int, Ranked] = {}
+        for count in set(counts.tolist()):  # the questions of so many windows at once
+            numbers = np.flatnonzero(counts == count)
+            rows = bounds[numbers, None] + np.arange(count)
+            scores, starts, ends = (
+                each[rows].reshape(len(rows), -1)  # (questions, count * width)
+                for each in (self._scores, self._starts, self._ends)
+            )
+            sizes = np.count_nonzero(scores > -np.inf, axis=1)
+            order = np.argsort(-scores, axis=1, kind="stable")  # NaN is last
+            columns = [np.take_along_axis(each, order, 1) for each in (scores, starts, ends)]
+            columns = [numbers, sizes, *columns, self._nulls[rows].min(axis=1)]
+            for number, size, score, start, end, null in zip(
+                *(column.tolist() for column in columns), strict=True
+            ):
+                found[number] = Ranked(score[:size], start[:size], end[:size], null)
+        return [found[number] for number in range(len(questions))]
 
 
 def make_prediction(
@@ -195,7 +189,7 @@ def make_prediction(
     places: list[Any] = spans
     if CLASS in ranked.ends:
         places = [None if span[1] == CLASS else span for span in spans]
-    return Prediction(example_id, tuple(map(Candidate, texts, scores, places)), ranked.null_score)
+    return Prediction(example_id, texts, scores, places, ranked.null_score)
 
 
 def _kept(

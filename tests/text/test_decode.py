@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qa_dist.records import Candidate, Prediction
+from qa_dist.records import Prediction
 from qa_dist.text.decode import (
     CLASS,
     WindowMerger,
@@ -150,15 +150,18 @@ WORDS, CLASSES = "blue, in may, he or he  then", ("yes", "no", "unknown")
 Found = tuple[str, float, int]  # text, score, where it begins in WORDS
 
 
-def candidate(text: str, score: float, start: int | None = 0) -> Candidate:
-    return Candidate(text, score, None if start is None else (start, start + len(text)))
+Candidates = list[tuple[str, float, tuple[int, int] | None]]
+
+
+def candidates(found: Prediction) -> Candidates:
+    return [*zip(found.texts, found.scores, found.char_spans, strict=True)]
 
 
 def merge(
     windows: Sequence[Sequence[Found]], nulls: Sequence[float], n_best: int, batch: int = 9
 ) -> Prediction:
     """Return the prediction for a question with these windows, which come in such batches."""
-    merger = WindowMerger([0] * len(windows))
+    merger = WindowMerger([0] * len(windows), max(map(len, windows)))
     for first in range(0, len(windows), batch):
         some = range(len(windows))[first : first + batch]
         shape = len(some), max(len(windows[i]) for i in some)
@@ -169,9 +172,9 @@ def merge(
                 scores[row, at] = score
                 starts[row, at] = CLASSES.index(text) if is_class else start
                 ends[row, at] = CLASS if is_class else start + len(text)
-        ranked = list(merger.add(some, scores, starts, ends, np.array(nulls)[some]))
-        assert bool(ranked) == (some[-1] == len(windows) - 1), "given once all windows are there"
-    return make_prediction("q", ranked[0], WORDS, CLASSES, n_best)
+        done = merger.add(some, scores, starts, ends, np.array(nulls)[some])
+        assert len(done) == (some[-1] == len(windows) - 1), "once all windows are there"
+    return make_prediction("q", merger.ranked(done)[0], WORDS, CLASSES, n_best)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -185,29 +188,29 @@ def test_windows_are_merged_best_first_each_answer_once_with_the_lowest_null_sco
     ]
     prediction = merge(windows, [0.5, -1.5, 4.0], 20, batch)
     assert prediction.id == "q"
-    assert prediction.candidates == (
-        candidate("blue", 3.0),
-        candidate("yes", 2.2, None),
-        candidate("in may", 2.0, 6),
-    )
+    assert candidates(prediction) == [
+        ("blue", 3.0, (0, 4)),
+        ("yes", 2.2, None),
+        ("in may", 2.0, (6, 12)),
+    ]
     assert prediction.null_score == -1.5
     assert prediction.text == "blue"
     assert prediction.null_odds == -4.5
 
 
 def test_the_same_words_elsewhere_are_another_candidate() -> None:
-    assert len(merge([[("he", 2.0, 14), ("he", 1.0, 20)]], [0.0], 20).candidates) == 2
+    assert len(merge([[("he", 2.0, 14), ("he", 1.0, 20)]], [0.0], 20).texts) == 2
 
 
 def test_white_space_and_nothing_are_no_candidates() -> None:
     found = merge([[("  ", 3.0, 22), ("", 2.5, 4), ("he", 2.0, 14), (" or", 1.0, 16)]], [0.0], 2)
-    assert [c.text for c in found.candidates] == ["he", " or"]
+    assert found.texts == ["he", " or"]
 
 
 def test_no_more_than_n_best_are_kept_and_the_first_of_equals() -> None:
     windows = [[("b", 1.0, 0), ("l", 1.0, 1)], [("u", 1.0, 2)]]
-    assert [c.text for c in merge(windows, [0.0, 0.0], 2).candidates] == ["b", "l"]
-    assert [c.text for c in merge(windows[::-1], [0.0, 0.0], 1).candidates] == ["u"]
+    assert merge(windows, [0.0, 0.0], 2).texts == ["b", "l"]
+    assert merge(windows[::-1], [0.0, 0.0], 1).texts == ["u"]
 
 
 def test_a_question_without_candidates_is_unanswered_at_any_finite_threshold() -> None:
@@ -236,31 +239,48 @@ def test_merging_equals_brute_force(
     best: dict[str, float] = {}
     for text, score in sorted(found, key=lambda pair: -pair[1]):  # stable: the first of equals
         best.setdefault(text, score)
-    assert [(c.text, c.score) for c in prediction.candidates] == [*best.items()][:n_best]
-    assert all(WORDS[slice(*c.char_span)] == c.text for c in prediction.candidates if c.char_span)
+    assert [*zip(prediction.texts, prediction.scores, strict=True)] == [*best.items()][:n_best]
+    assert all(span and WORDS[slice(*span)] == text for text, _, span in candidates(prediction))
     assert prediction.null_score == min(nulls)
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.randoms(), st.integers(1, 4))
-def test_questions_come_once_all_their_windows_have(
+def test_questions_come_in_order_once_all_windows_up_to_theirs_have(
     numbers: list[int], random: Random, batch: int
 ) -> None:
     examples = sorted(sorted(set(numbers)).index(n) for n in numbers)  # each has a window
     windows = list(range(len(examples)))
     random.shuffle(windows)
-    merger, left = WindowMerger(examples), Counter(examples)
-    for first in range(0, len(windows), batch):
-        some = windows[first : first + batch]
+    merger, left, first = WindowMerger(examples, 1), Counter(examples), 0
+    for at in range(0, len(windows), batch):
+        some = windows[at : at + batch]
         scores = np.array(some, float)[:, None]
         places = np.array(some)[:, None]
-        found = list(merger.add(some, scores, places, places + 1, scores[:, 0]))
+        found = merger.add(some, scores, places, places + 1, scores[:, 0])
         left.subtract(examples[w] for w in some)
-        done = sorted({examples[w] for w in some if not left[examples[w]]})
-        assert [each.example for each in found] == done
-        for each in found:
-            own = [w for w in windows if examples[w] == each.example]
+        end = next((i for i in sorted(left) if left[i]), len(left))
+        assert found == range(first, end)
+        for number, each in zip(found, merger.ranked(found), strict=True):
+            own = [w for w in windows if examples[w] == number]
             assert each.starts == each.scores == sorted(own, reverse=True)
             assert each.null_score == min(own)
+        first = end
+    assert first == len(left)
+
+
+@given(st.permutations(range(5)), st.integers(1, 5))
+def test_the_order_of_windows_changes_nothing(order: list[int], batch: int) -> None:
+    """Equals come as in the document, whichever window was predicted first; NaN is nothing."""
+    scores = np.array([[2, 1], [1, -INF], [2, float("nan")], [1, 1], [0, 3]])
+    starts = np.arange(10).reshape(5, 2)
+    merger = WindowMerger([0, 0, 0, 1, 1], 2)
+    found = []
+    for at in range(0, 5, batch):
+        some = order[at : at + batch]
+        done = merger.add(some, scores[some], starts[some], starts[some] + 1, np.zeros(5)[some])
+        found += merger.ranked(done)
+    assert [each.starts for each in found] == [[0, 4, 1, 2], [9, 6, 7, 8]]
+    assert [each.scores for each in found] == [[2, 2, 1, 1], [3, 1, 1, 0]]
 
 
 # ---- Threshold ----
