@@ -149,8 +149,9 @@ class WindowMerger:
         self._ends[windows, :width] = ends
         self._nulls[windows] = nulls
         np.subtract.at(self._left, self._examples[windows], 1)
-        first, waiting = self._next, np.flatnonzero(self._left[self._next :])
-        self._next = first + int(waiting[0]) if len(waiting) else len(self._left)
+        first = self._next
+        while self._next < len(self._left) and not self._left[self._next]:
+            self._next += 1
         return range(first, self._next)
 
     def ranked(self, questions: range) -> list[Ranked]:
