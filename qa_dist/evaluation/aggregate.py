@@ -17,6 +17,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -46,6 +48,7 @@ from qa_dist.scalars import write_hparams, write_scores
 
 _WAIT_S = 3600.0
 """For another aggregate of the same run, in seconds."""
+_BUFFER_BYTES = 1 << 18
 
 
 def aggregate(run: RunDir) -> list[int]:
@@ -136,7 +139,9 @@ def _unfinished(run: RunDir, prepared: Prepared, step: int) -> str:
     """Return a sentence that names the shards without predictions of a checkpoint; empty: none."""
     for name in dict.fromkeys(split for split, _ in shards_of(run)):
         shards = [shard for split, shard in shards_of(run) if split == name]
-        unfinished = [shard for shard in shards if not is_evaluated(run, step, shard)]
+        with ThreadPoolExecutor(4) as pool:  # hashing and reading leave Python free
+            are_done = pool.map(partial(is_evaluated, run, step), shards)
+        unfinished = [shard for shard, done in zip(shards, are_done, strict=True) if not done]
         if unfinished:
             return (
                 f"{step_name(step)}: no total, since {len(unfinished)} of "
@@ -250,9 +255,9 @@ def _read_rows(run: RunDir, prepared: Prepared, step: int, split: str) -> Iterat
         shard = Shard(path)
         facts = shard["example_json"].tobytes()
         places = itertools.pairwise(shard["example_json_offsets"].tolist())
-        missing.update(_id_of(facts[a:b]) for a, b in places)
+        missing.update(own["id"] for own in _parsed(facts[a:b] for a, b in places))
     for path in shards:
-        with run.predictions_file(step, path.name).open("rb") as lines:
+        with run.predictions_file(step, path.name).open("rb", buffering=_BUFFER_BYTES) as lines:
             for row in _parsed(map(_without_n_best, lines)):
                 if row["id"] in missing:
                     missing.remove(row["id"])
@@ -265,29 +270,18 @@ def _read_rows(run: RunDir, prepared: Prepared, step: int, split: str) -> Iterat
         )
 
 
-_ID, _N_BEST = b'{"id":"', b', "n_best": ['
-
-
-def _id_of(facts: bytes) -> str:
-    """Return an example's id: written first, so that the rest needn't be parsed if it is plain."""
-    name, quote, _ = facts[len(_ID) :].partition(b'"')
-    if facts.startswith(_ID) and quote and b"\\" not in name:
-        return name.decode()
-    return str(json.loads(facts)["id"])
-
-
 def _without_n_best(line: bytes) -> bytes:
     """Return a row without its n best: most of its bytes, no score needs them, and they come last.
     (Within a text, a quote has a backslash before it.) Where the model's own answers as history
     come last, such a row ends with theirs and stays whole."""
-    at = line.find(_N_BEST)
+    at = line.find(b', "n_best": [')
     return line[:at] + b"}" if at >= 0 and line.endswith(b"]}\n") else line
 
 
 def _parsed(objects: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """Parse JSON objects, many at a time: that takes half as long."""
     left = iter(objects)
-    while some := list(itertools.islice(left, 1024)):
+    while some := list(itertools.islice(left, 256)):
         yield from json.loads(b"[" + b",".join(some) + b"]")
 
 
