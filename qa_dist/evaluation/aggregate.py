@@ -17,8 +17,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -139,9 +137,7 @@ def _unfinished(run: RunDir, prepared: Prepared, step: int) -> str:
     """Return a sentence that names the shards without predictions of a checkpoint; empty: none."""
     for name in dict.fromkeys(split for split, _ in shards_of(run)):
         shards = [shard for split, shard in shards_of(run) if split == name]
-        with ThreadPoolExecutor(4) as pool:  # hashing and reading leave Python free
-            are_done = pool.map(partial(is_evaluated, run, step), shards)
-        unfinished = [shard for shard, done in zip(shards, are_done, strict=True) if not done]
+        unfinished = [shard for shard in shards if not is_evaluated(run, step, shard)]
         if unfinished:
             return (
                 f"{step_name(step)}: no total, since {len(unfinished)} of "
