@@ -46,6 +46,7 @@ from qa_dist.scalars import write_hparams, write_scores
 
 _WAIT_S = 3600.0
 """For another aggregate of the same run, in seconds."""
+_BUFFER_BYTES = 1 << 18
 
 
 def aggregate(run: RunDir) -> list[int]:
@@ -250,9 +251,9 @@ def _read_rows(run: RunDir, prepared: Prepared, step: int, split: str) -> Iterat
         shard = Shard(path)
         facts = shard["example_json"].tobytes()
         places = itertools.pairwise(shard["example_json_offsets"].tolist())
-        missing.update(_id_of(facts[a:b]) for a, b in places)
+        missing.update(own["id"] for own in _parsed(facts[a:b] for a, b in places))
     for path in shards:
-        with run.predictions_file(step, path.name).open("rb") as lines:
+        with run.predictions_file(step, path.name).open("rb", buffering=_BUFFER_BYTES) as lines:
             for row in _parsed(map(_without_n_best, lines)):
                 if row["id"] in missing:
                     missing.remove(row["id"])
@@ -265,29 +266,18 @@ def _read_rows(run: RunDir, prepared: Prepared, step: int, split: str) -> Iterat
         )
 
 
-_ID, _N_BEST = b'{"id":"', b', "n_best": ['
-
-
-def _id_of(facts: bytes) -> str:
-    """Return an example's id: written first, so that the rest needn't be parsed if it is plain."""
-    name, quote, _ = facts[len(_ID) :].partition(b'"')
-    if facts.startswith(_ID) and quote and b"\\" not in name:
-        return name.decode()
-    return str(json.loads(facts)["id"])
-
-
 def _without_n_best(line: bytes) -> bytes:
     """Return a row without its n best: most of its bytes, no score needs them, and they come last.
     (Within a text, a quote has a backslash before it.) Where the model's own answers as history
     come last, such a row ends with theirs and stays whole."""
-    at = line.find(_N_BEST)
+    at = line.find(b', "n_best": [')
     return line[:at] + b"}" if at >= 0 and line.endswith(b"]}\n") else line
 
 
 def _parsed(objects: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """Parse JSON objects, many at a time: that takes half as long."""
     left = iter(objects)
-    while some := list(itertools.islice(left, 1024)):
+    while some := list(itertools.islice(left, 256)):
         yield from json.loads(b"[" + b",".join(some) + b"]")
 
 

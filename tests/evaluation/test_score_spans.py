@@ -111,6 +111,28 @@ def test_a_threshold_under_which_nothing_is_answered_is_kept_as_such(tmp_path: P
     assert show_threshold(tuned["threshold"]) == "answers nothing"
 
 
+@pytest.mark.parametrize("count", [1, 256, 257, 600])
+def test_rows_are_taken_some_at_a_time_and_none_is_lost(count: int, tmp_path: Path) -> None:
+    """Each with its own numbers and text, whatever their order."""
+    rows = [
+        {
+            **{"id": f"q{i:03d}", "group": "a", "rule": "squad_v2", "facets": {}, "text": f"t{i}"},
+            **{"null_odds": float(-i), "exact": i % 2, "f1": i / count},
+            **{"null_exact": 0.0, "null_f1": 0.0},
+        }
+        for i in range(count)
+    ]
+    recipe = Recipe(sources=[Source(task="squad")])
+    scores = score_spans(recipe, recipe.sources[0], iter(rows[::-1]), None, tmp_path, "")
+    figures = scores["scores"]["at_0"]
+    assert scores["num_questions"] == count
+    assert figures["em"] == pytest.approx(100 * (count // 2) / count)
+    assert figures["f1"] == pytest.approx(100 * (count - 1) / 2 / count)
+    for name, key in (("official", "text"), ("null_odds", "null_odds")):
+        found = json.loads((tmp_path / f"{name}.json").read_text())
+        assert found == {row["id"]: row[key] for row in rows}
+
+
 def test_the_official_files_are_those_that_write_json_would_write(tmp_path: Path) -> None:
     """Byte for byte, whatever ids and texts hold; rows in another order than their ids'."""
     names = {"b, \n  c": 'say "a", "b": 1', "é\u2028": "\\", "a": "", "d": "line\nend, 東"}
