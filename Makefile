@@ -20,8 +20,9 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 demo: setup
 	HF_HUB_OFFLINE=1 $(BIN)/python jobs/launch.py recipe=tiny_coqa profile=local
 
+# With bytecode kept: it starts some thousand processes.
 test: setup
-	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 check: setup
 	$(BIN)/ruff format --check .
