@@ -21,6 +21,7 @@ from qa_dist.cluster.submitted import (
 from qa_dist.profile import Profile
 from qa_dist.recipe import Recipe
 from qa_dist.recipe_loading import recipe_to_yaml
+from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
 
 
@@ -39,7 +40,7 @@ def submit_rest(run: RunDir, recipe: Recipe, profile: Profile) -> list[Submitted
 def _submit_rest(run: RunDir, recipe: Recipe, profile: Profile) -> list[Submitted]:
     try:
         find_lost(run)
-        is_alive, limits = bool(live_jobs(run)), read_limits()
+        is_alive = bool(live_jobs(run))
     except QueueError:
         check_not_live(run)  # says what it means
         raise
@@ -49,6 +50,10 @@ def _submit_rest(run: RunDir, recipe: Recipe, profile: Profile) -> list[Submitte
         return []
     if not _is_same(run, recipe):
         check_not_live(run)
+    try:
+        limits = read_limits()
+    except QueueError as error:
+        raise InputError(f"{error}; nothing more was submitted, launch again") from error
     newest = [one for one in there if one.attempt == there[-1].attempt]
     return submit_planned(run, profile, f"{recipe.name}.{run.root.name}", newest, limits)
 

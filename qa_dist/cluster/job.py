@@ -137,12 +137,12 @@ class StageJob:
         for signum in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(signum, handler)
         faults.reach("job.start")
-        if self.stage == "prepare":
-            leave_torch_out()
         self.start()
         try:
             with self.following(run) as saved:
                 try:
+                    if self.stage == "prepare":
+                        leave_torch_out()
                     state = run_stage(self.stage, run, self.element, saved)
                 finally:
                     signal.setitimer(signal.ITIMER_REAL, 0)

@@ -79,6 +79,22 @@ def test_s01_a_controller_that_is_down_leaves_it_for_the_next_launch(
     assert jobs_to_watch(run, RECIPE) == [] and run.jobs.read_text() == before
 
 
+def test_limits_that_cannot_be_had_leave_it_for_the_next_launch(
+    fake_slurm: FakeSlurm, run: RunDir
+) -> None:
+    before = run.jobs.read_text()
+    fake_slurm.says("squeue", ALIVE)
+    fake_slurm.fails("scontrol", DOWN)
+    with pytest.raises(InputError, match="nothing more was submitted, launch again"):
+        submit_rest(run, RECIPE, PROFILE)
+    assert run.jobs.read_text() == before and fake_slurm.num_submitted == 1
+
+
+def test_the_dead_need_no_limits(fake_slurm: FakeSlurm, run: RunDir) -> None:
+    fake_slurm.fails("scontrol", DOWN)
+    assert submit_rest(run, RECIPE, PROFILE) == []
+
+
 def test_a_refusal_of_the_rest_keeps_what_was_there(fake_slurm: FakeSlurm, run: RunDir) -> None:
     before = read_planned(run)
     fake_slurm.says("squeue", ALIVE)

@@ -214,6 +214,17 @@ def test_a_signal_lets_an_element_clean_up_and_say_that_it_stopped(
     assert read_json(run.status_file("evaluate", 3))["state"] == "stopped"
 
 
+def test_a_signal_while_a_library_loads_stops_it_in_order_too(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "leave_torch_out", busy(tmp_path / "flag", tmp_path / "cleaned"))
+    child = start(make_job(run, stage="prepare"), lambda *_: "done")
+    wait_for(tmp_path / "flag")
+    os.kill(child, signal.SIGUSR2)
+    assert wait(child) == 75
+    assert read_json(run.status_file("prepare", 3))["state"] == "stopped"
+
+
 def test_a_job_stops_once_its_launcher_is_gone(
     run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
