@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 MARKER = "MANIFEST.json"
-_CHUNK_BYTES = 1 << 18  # stays in the cache
+_CHUNK_BYTES = 1 << 22  # beside training, each chunk waits for the interpreter once
 _STALE_TRIES = 3
 
 
