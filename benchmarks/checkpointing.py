@@ -128,7 +128,7 @@ class Runs:
         from qa_dist.attempts import new_attempt
         from qa_dist.cluster.open_run import open_run
         from qa_dist.plan import save_plan
-        from qa_dist.prepare import elements, prepare_element
+        from qa_dist.prepare import prepare_element
         from qa_dist.recipe_loading import load_recipe
         from qa_dist.run_dir import RunDir
 
@@ -138,7 +138,7 @@ class Runs:
         run.root.mkdir()
         prepared = open_run(run, recipe, self.plan, self.plan.prepared(1, 1), is_fresh=False)
         save_plan(self.plan)
-        for element, (split, index) in enumerate(elements(prepared)):
+        for element, (split, index) in enumerate(prepared.elements()):
             if prepared.shards(split)[index] in prepared.missing(split):
                 prepare_element(run, element)
         new_attempt(run)

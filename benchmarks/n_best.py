@@ -211,7 +211,7 @@ def prepared(folder: Path, model: Path, data: Any) -> Any:
     from qa_dist.evaluation.spans import SpanPredictor
     from qa_dist.models.span import SpanHead
     from qa_dist.plan import make_plan, save_plan
-    from qa_dist.prepare import elements, prepare_element
+    from qa_dist.prepare import prepare_element
     from qa_dist.recipe_loading import load_recipe
     from qa_dist.run_dir import RunDir
 
@@ -231,7 +231,7 @@ def prepared(folder: Path, model: Path, data: Any) -> Any:
     run.root.mkdir()
     made = open_run(run, recipe, plan, plan.prepared(1, 1), is_fresh=False)
     save_plan(plan)
-    for element in range(len(elements(made))):
+    for element in range(len(made.elements())):
         prepare_element(run, element)
     head: Any = SpanHead(2, 0)
     head.qa_outputs = torch.nn.Identity()

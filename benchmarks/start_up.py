@@ -138,7 +138,7 @@ def make_inputs(folder: Path) -> tuple[float, float]:
     from qa_dist.cluster.open_run import open_run
     from qa_dist.models import build_model
     from qa_dist.plan import make_plan, save_plan
-    from qa_dist.prepare import elements, prepare_element
+    from qa_dist.prepare import prepare_element
     from qa_dist.recipe_loading import load_recipe
     from qa_dist.run_dir import RunDir
     from qa_dist.training.batches import Batches
@@ -166,7 +166,7 @@ def make_inputs(folder: Path) -> tuple[float, float]:
     run.root.mkdir()
     prepared = open_run(run, recipe, plan, plan.prepared(1, 1), is_fresh=False)
     save_plan(plan)
-    for element in range(len(elements(prepared))):
+    for element in range(len(prepared.elements())):
         prepare_element(run, element)
     new_attempt(run)
     run.root.rename(folder / "fresh")

@@ -189,7 +189,7 @@ def prepare(
     from qa_dist.attempts import new_attempt
     from qa_dist.cluster.open_run import open_run
     from qa_dist.plan import make_plan, save_plan
-    from qa_dist.prepare import elements, prepare_element
+    from qa_dist.prepare import prepare_element
     from qa_dist.recipe_loading import load_recipe
     from qa_dist.run_dir import RunDir
 
@@ -212,7 +212,7 @@ def prepare(
     run.root.mkdir(parents=True)
     prepared = open_run(run, recipe, plan, plan.prepared(1, 1), is_fresh=False)
     save_plan(plan)
-    for element in range(len(elements(prepared))):
+    for element in range(len(prepared.elements())):
         prepare_element(run, element)
     new_attempt(run)
     return run, recipe, prepared

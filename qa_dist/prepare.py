@@ -55,15 +55,10 @@ _NO_ROOM = {
 }
 
 
-def elements(prepared: Prepared) -> list[tuple[str, int]]:
-    """Return (split, shard) of each array element of the stage, in order."""
-    return prepared.elements()
-
-
 def prepare_element(run: RunDir, element: int) -> None:
     """Make the shard of one array element; do nothing if it is there. Raises InputError."""
     recipe, prepared = load_saved_recipe(run.recipe), read_prepared(run)
-    name, number = elements(prepared)[element]
+    name, number = prepared.elements()[element]
     split = next(split for split in source_splits(recipe) if split.name == name)
     heartbeat = _Heartbeat(run.status_file("prepare", element))
     if not is_whole(prepared.shards(name)[number]):
@@ -233,7 +228,7 @@ def summarize(prepared: Prepared, split: str) -> dict[str, Any]:
             entry = dropped.setdefault(reason, [0, []])
             entry[0] += num
             entry[1] = (entry[1] + first_ids)[:FIRST_IDS]
-    ids = Counter(shard.example(i)["id"] for shard in shards for i in range(shard.num_examples))
+    ids = Counter(name for shard in shards for name in shard.ids())
     return {
         "examples": num_examples,
         "doubled_ids": sum(num > 1 for num in ids.values()),

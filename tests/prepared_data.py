@@ -11,7 +11,7 @@ from typing import Any
 from qa_dist.data.prepared import Prepared
 from qa_dist.files import write_json, write_text
 from qa_dist.plan import make_plan, save_plan
-from qa_dist.prepare import elements, prepare_element
+from qa_dist.prepare import prepare_element
 from qa_dist.recipe import Data, Model, Recipe, Source
 from qa_dist.recipe_loading import recipe_to_yaml
 from qa_dist.run_dir import RunDir
@@ -45,7 +45,7 @@ def open_run(root: Path, recipe: Recipe, num_shards: int = 1) -> tuple[RunDir, P
 def prepare(root: Path, recipe: Recipe, num_shards: int = 1) -> Prepared:
     """Prepare all of a recipe's data under `root`."""
     run, prepared = open_run(root, recipe, num_shards)
-    for element in range(len(elements(prepared))):
+    for element in range(len(prepared.elements())):
         prepare_element(run, element)
     return prepared
 

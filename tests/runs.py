@@ -16,7 +16,7 @@ from qa_dist.attempts import new_attempt
 from qa_dist.cluster import open_run
 from qa_dist.files import file_sha256, read_json
 from qa_dist.plan import make_plan, save_plan
-from qa_dist.prepare import elements, prepare_element
+from qa_dist.prepare import prepare_element
 from qa_dist.recipe_loading import load_recipe, load_saved_recipe, split_arguments
 from qa_dist.run_dir import RunDir, step_name
 from qa_dist.scalars import read_scalars
@@ -119,7 +119,7 @@ def make_run(words: Sequence[str], folder: Path, *more: str) -> RunDir:
     prepared = plan.prepared(recipe.data.num_shards, 1)
     prepared = open_run.open_run(run, recipe, plan, prepared, is_fresh=False)
     save_plan(plan)
-    for element, (split, index) in enumerate(elements(prepared)):
+    for element, (split, index) in enumerate(prepared.elements()):
         if prepared.shards(split)[index] in prepared.missing(split):
             prepare_element(run, element)
     new_attempt(run)

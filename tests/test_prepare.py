@@ -26,7 +26,7 @@ from qa_dist.data.prepared import Prepared
 from qa_dist.data.shards import ARRAYS, verify_shards
 from qa_dist.data.tokenizer import load_tokenizer
 from qa_dist.files import MARKER, delete_folder, read_json
-from qa_dist.prepare import elements, prepare_element, summarize
+from qa_dist.prepare import prepare_element, summarize
 from qa_dist.recipe import Recipe, Source
 from qa_dist.records import InputError
 from qa_dist.source_files import source_digest
@@ -98,13 +98,13 @@ def test_shards_made_twice_are_byte_identical(recipe: Recipe, tmp_path: Path) ->
 
 def test_a_finished_shard_is_left_alone(recipe: Recipe, tmp_path: Path) -> None:
     run, prepared = open_run(tmp_path, recipe, 2)
-    for element in range(len(elements(prepared))):
+    for element in range(len(prepared.elements())):
         prepare_element(run, element)
     shards = [path / ARRAYS for split in prepared.num_shards for path in prepared.shards(split)]
     before = [path.stat().st_ino for path in shards]
     broken = shards[1]
     broken.write_bytes(broken.read_bytes()[:-1])
-    for element in range(len(elements(prepared))):
+    for element in range(len(prepared.elements())):
         prepare_element(run, element)
         assert read_json(run.status_file("prepare", element))["state"] == "done"
     after = [path.stat().st_ino for path in shards]
@@ -183,7 +183,7 @@ def test_bad_records_stop_where_asked(encoder: Path, tmp_path: Path) -> None:
     good = write_articles(tmp_path / "good.json", made_articles(2, paragraphs=1))
     run, prepared = open_run(tmp_path, make_recipe(encoder, data, good, on_bad_record="stop"), 2)
     results = []
-    for element in range(len(elements(prepared))):
+    for element in range(len(prepared.elements())):
         try:
             prepare_element(run, element)
             results.append("")

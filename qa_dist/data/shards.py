@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +33,8 @@ NO_LABEL = 255
 """In context_labels: a token that isn't the first of a word."""
 
 KIND_SPAN, KIND_NULL, KIND_CLASS = 0, 1, 2
+
+_AT_ONCE = 256  # examples that are parsed together
 
 
 class Shard:
@@ -80,6 +82,12 @@ class Shard:
         parts = [text[a - first : b - first] for a, b in pairwise(places)]
         shared = self.marker.get("shared", {})
         return [{**shared, **own} for own in json.loads(b"[%b]" % b",".join(parts))]
+
+    def ids(self) -> Iterator[str]:
+        """Yield the id of each example."""
+        for first in range(0, self.num_examples, _AT_ONCE):
+            some = range(first, min(first + _AT_ONCE, self.num_examples))
+            yield from (facts["id"] for facts in self.examples(some))
 
     def context_text(self, context: int) -> str:
         """Return the text of context number `context` of this shard."""

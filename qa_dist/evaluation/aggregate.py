@@ -248,10 +248,7 @@ def _read_rows(run: RunDir, prepared: Prepared, step: int, split: str) -> Iterat
     missing: set[str] = set()
     shards = prepared.shards(split)
     for path in shards:
-        shard = Shard(path)
-        facts = shard["example_json"].tobytes()
-        places = itertools.pairwise(shard["example_json_offsets"].tolist())
-        missing.update(own["id"] for own in _parsed(facts[a:b] for a, b in places))
+        missing.update(Shard(path).ids())
     for path in shards:
         with run.predictions_file(step, path.name).open("rb", buffering=_BUFFER_BYTES) as lines:
             for row in _parsed(map(_without_n_best, lines)):

@@ -131,6 +131,18 @@ def test_another_kind_of_marked_folder_is_no_shard(tmp_path: Path) -> None:
         Shard(tmp_path)
 
 
+@pytest.mark.parametrize("count", [0, 1, 256, 257, 600])
+def test_ids_are_those_of_all_examples_in_order(count: int, tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path / "s", 600)
+    tokens = np.arange(2)
+    context = writer.add_context("a b", tokens, tokens, tokens)
+    names = [f'q{number} "é"' for number in range(count)]
+    for name in names:
+        writer.add_example(context, [1], {"id": name, "rule": "coqa"})
+    writer.finish()
+    assert [*Shard(tmp_path / "s").ids()] == names
+
+
 # ---- Cost ----
 
 

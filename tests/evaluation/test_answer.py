@@ -16,7 +16,7 @@ from prepared_data import make_recipe, open_run, write_articles
 from qa_dist.data.prepared import Prepared
 from qa_dist.evaluation.answer import read_text
 from qa_dist.files import write_json
-from qa_dist.prepare import elements, prepare_element
+from qa_dist.prepare import prepare_element
 from qa_dist.recipe import Recipe
 from qa_dist.records import InputError
 from qa_dist.run_dir import RunDir
@@ -39,7 +39,7 @@ def squad_file(folder: Path, is_v1: bool = False) -> Path:
 
 def run_of(root: Path, recipe: Recipe) -> tuple[RunDir, Prepared]:
     run, prepared = open_run(root, recipe)
-    for element in range(len(elements(prepared))):
+    for element in range(len(prepared.elements())):
         prepare_element(run, element)
     return run, prepared
 

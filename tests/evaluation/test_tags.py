@@ -16,7 +16,7 @@ from qa_dist.data.prepared import Prepared
 from qa_dist.data.tokenizer import load_tokenizer
 from qa_dist.evaluation.aggregate import aggregate
 from qa_dist.files import read_json
-from qa_dist.prepare import elements, prepare_element
+from qa_dist.prepare import prepare_element
 from qa_dist.run_dir import RunDir
 
 
@@ -30,7 +30,7 @@ def evaluated(
     path = write_conll(root / "all.conll", sentences, per_document=6)
     recipe = make_recipe(encoder, path, path, "ner", **settings)
     run, prepared = open_run(root, recipe, num_shards)
-    for element in range(len(elements(prepared))):
+    for element in range(len(prepared.elements())):
         prepare_element(run, element)
     model = fit(run, prepared)
     evaluate_all(run)
